@@ -12,7 +12,7 @@ use crate::images::walk;
 use crate::retrieval::metrics::Scores;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
-use crate::tasks::cameras::Cameras;
+use crate::tasks::cameras::{Cameras, NO_CAMERA};
 use crate::tasks::embed::{Embedder, ImageOptions};
 use crate::tasks::evaluate::{self, EvaluationSet, evaluate};
 use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, verdicts};
@@ -35,8 +35,9 @@ pub struct ModelOptions {
     pub batch: Option<usize>,
     /// Embeds each image and its mirror image, and takes the mean of the two.
     pub flip: bool,
-    /// With a camera embedding: the camera of all images, or "none" to add no row. `None`: from the names of images as
-    /// in Market-1501, or from the labels of a data set.
+    /// With a camera embedding or statistics: the camera of all images, or "none" for no camera's row. `None`: from the
+    /// names of images as in Market-1501, from folders if the statistics are by folders, or from the labels of a data
+    /// set.
     pub camera: Option<String>,
 }
 
@@ -76,9 +77,8 @@ impl Model {
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model> {
         let path = path.as_ref().to_path_buf();
         let ModelOptions { adapter, precision, batch, flip, camera } = options.clone();
-        let no_cameras = camera.as_deref() == Some("none");
+        let no_cameras = camera.as_deref() == Some(NO_CAMERA);
         let network = checkpoint::load(&path, &Settings { no_cameras, ..Settings::default() })?;
-        let camera = camera.filter(|_| !no_cameras);
         let cameras = Cameras::given(camera.as_deref());
         if camera.is_some() {
             cameras.check(&network.config, &[String::new()])?;

@@ -266,6 +266,9 @@ pub struct VitConfig {
     /// True if the heads of every block exchange their attention maps: DeepViT's re-attention.
     #[serde(default, skip_serializing_if = "is_false")]
     pub reattention: bool,
+    /// Rows of the camera statistics; `None` without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<CameraStatistics>,
 }
 
 /// Leaves a switch out that is off, as files of earlier versions do.
@@ -286,13 +289,49 @@ impl CameraTable {
     /// Returns the row of a camera. `c3`, `03` and `3` are the same camera unless the table has another by that very
     /// name.
     pub fn row(&self, camera: &str) -> Option<u32> {
-        let number = |name: &str| name.strip_prefix('c').unwrap_or(name).parse::<u32>().ok();
-        let exact = self.names.iter().position(|name| name == camera);
-        let row = exact.or_else(|| {
-            let wanted = number(camera)?;
-            self.names.iter().position(|name| number(name) == Some(wanted))
-        });
-        row.and_then(|row| u32::try_from(row).ok())
+        row_of(&self.names, camera)
+    }
+}
+
+/// Returns the place of a camera among names, see [`CameraTable::row`].
+fn row_of(names: &[String], camera: &str) -> Option<u32> {
+    let exact = names.iter().position(|name| name == camera);
+    let row = exact.or_else(|| {
+        let wanted = camera_number(camera)?;
+        names.iter().position(|name| camera_number(name) == Some(wanted))
+    });
+    row.and_then(|row| u32::try_from(row).ok())
+}
+
+/// Returns the number in the name of a camera, such as 3 in `c3`.
+pub fn camera_number(name: &str) -> Option<u32> {
+    name.strip_prefix('c').unwrap_or(name).parse().ok()
+}
+
+/// Camera statistics: the mean embedding of each camera, and of all images, which an embedding loses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CameraStatistics {
+    /// Name of the camera of each row but the last, which is that of all images.
+    pub cameras: Vec<String>,
+    /// Number of images of each row.
+    pub images: Vec<usize>,
+    /// True if there are deviations, which divide.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deviation: bool,
+    /// True if folders name the cameras of images; else the images' own names do.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub folders: bool,
+}
+
+impl CameraStatistics {
+    /// Returns the row of a camera, by the names that [`CameraTable::row`] accepts.
+    pub fn row(&self, camera: &str) -> Option<u32> {
+        row_of(&self.cameras, camera)
+    }
+
+    /// Returns the row of all images.
+    pub fn all(&self) -> usize {
+        self.cameras.len()
     }
 }
 
@@ -320,6 +359,7 @@ impl VitConfig {
             cameras: None,
             jigsaw: false,
             reattention: false,
+            statistics: None,
         }
     }
 
@@ -376,6 +416,11 @@ impl VitConfig {
     /// Number of ranges of an embedding that have the same length: one for each part, or one in all with the jigsaw.
     pub fn unit_parts(&self) -> usize {
         if self.jigsaw { 1 } else { self.parts() }
+    }
+
+    /// Returns whether embeddings depend on the images' cameras.
+    pub fn has_camera_rows(&self) -> bool {
+        self.cameras.is_some() || self.statistics.is_some()
     }
 
     /// Dimensions of an embedding: R·D.

@@ -45,6 +45,7 @@ fn network() -> VitConfig {
         cameras: None,
         jigsaw: false,
         reattention: false,
+        statistics: None,
     }
 }
 

@@ -124,6 +124,10 @@ def main():
         run(program, folder, "synth", "figures", "--persons", "8", "--cameras", "2", "--images", "1")
         (folder / "figures/query").rename(folder / "images")
         good = check(program, folder, model.stem, model, [])
+        # Exports subtract the mean of all images.
+        flags = ["--images", "images", "--deviation", "--out", "adapted.safetensors"]
+        run(program, folder, "adapt", "--statistics-only", "--model", model, *flags)
+        good = check(program, folder, "statistics", "adapted.safetensors", ["--camera", "none"]) and good
         good = check_heads(program, folder, REPOSITORY / "weights/demo.safetensors") and good
         for name, golden, flags in goldens() if arguments.goldens else ():
             good = check(program, folder, name, golden, flags) and good

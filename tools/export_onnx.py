@@ -156,6 +156,20 @@ class Vit:
         centred = self.graph.node("Sub", parts, self.graph.constant("bn.mean", read("running_mean")))
         return self.graph.node("Mul", centred, self.graph.constant("bn.scale", scale))
 
+    def unit(self, parts):
+        """Parts (N, R, D) with length 1."""
+        length = self.graph.node("ReduceL2", parts, axes=[2], keepdims=1)
+        return self.graph.node("Div", parts, self.graph.node("Max", length, self.graph.scalar(1e-12)))
+
+    def subtract_statistics(self, parts, count):
+        """Parts (N, R, D) of length 1 less the mean of all images, which is the last row of the camera statistics."""
+        read = lambda name: self.state[name][-1].reshape(count, self.width) * math.sqrt(count)
+        parts = self.graph.node("Sub", parts, self.graph.constant("statistics.mean", read("statistics.mean")))
+        if "statistics.deviation" in self.state:
+            divisor = self.graph.constant("statistics.deviation", read("statistics.deviation"))
+            parts = self.graph.node("Div", parts, divisor)
+        return self.unit(parts)
+
     def build(self):
         """Add all nodes from `image` to `embedding`, and return the dimensions of an embedding."""
         g = self.graph
@@ -169,8 +183,10 @@ class Vit:
         parts, count = self.parts(self.norm(x, "norm"), prefix)
         if self.after_neck:
             parts = self.neck(parts, count)
-        length = g.node("Max", g.node("ReduceL2", parts, axes=[2], keepdims=1), g.scalar(1e-12))
-        whole = g.node("Reshape", g.node("Div", parts, length), g.integers(0, count * self.width))
+        parts = self.unit(parts)
+        if "statistics.mean" in self.state:
+            parts = self.subtract_statistics(parts, count)
+        whole = g.node("Reshape", parts, g.integers(0, count * self.width))
         g.nodes.append(helper.make_node("Mul", [whole, g.scalar(1 / math.sqrt(count))], ["embedding"]))
         return count * self.width
 

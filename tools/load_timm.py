@@ -45,6 +45,9 @@ class LaTransformer(nn.Module):
         self.backbone, self.metadata = backbone, metadata
         self.grid, self.gelt = metadata["model"]["grid"], metadata["model"]["gelt"]
         self.class_names = metadata.get("class_names")
+        # Means, and deviations if there are any (C + 1, R*D), by the cameras of metadata["model"]["statistics"]; the last
+        # row is that of all images.
+        self.statistics = {}
         self.heads = nn.ModuleList()
 
     def preprocess(self, images):
@@ -74,10 +77,17 @@ class LaTransformer(nn.Module):
         lam = self.gelt["lambda"]
         return ((q + lam * g) if self.gelt["lambda_on"] == "class" else (g + lam * q)) / (1 + lam)
 
-    def forward(self, images):
-        """(N, 3, H, W) -> (N, R*D): each part to length 1, then the whole to length 1."""
+    def forward(self, images, cameras=-1):
+        """(N, 3, H, W) -> (N, R*D): each part to length 1, then the whole to length 1. If the file has camera statistics,
+        `cameras` are the images' rows in them (N)."""
         parts = F.normalize(self.parts(images), dim=2)
-        return parts.flatten(1) / math.sqrt(parts.shape[1])
+        whole = parts.flatten(1) / math.sqrt(parts.shape[1])
+        if not self.statistics:
+            return whole
+        whole = whole - self.statistics["mean"][cameras]
+        if "deviation" in self.statistics:
+            whole = whole / self.statistics["deviation"][cameras]
+        return F.normalize(whole.view_as(parts), dim=2).flatten(1) / math.sqrt(parts.shape[1])
 
     def logits(self, images):
         """(N, 3, H, W) -> (R, N, K): the scores of each part's classifier."""
@@ -113,8 +123,10 @@ def load(path):
         metadata = json.loads((file.metadata() or {}).get("lat_wgpu", "{}"))
     if "timm" not in metadata:
         raise ValueError(f"{path} is not a file of `lat-wgpu export --to timm`")
+    statistics = {name[11:]: state.pop(name) for name in list(state) if name.startswith("statistics.")}
     heads = {name[6:]: state.pop(name) for name in list(state) if name.startswith("heads.")}
     model = LaTransformer(make_backbone(state, metadata), metadata)
+    model.statistics = statistics
     if heads:
         # Classifiers without metadata, in files of other programs, are taken as the paper's, which have a ReLU.
         relu = metadata.get("heads", {}).get("relu", True)

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::positions::Grid;
 use crate::error::{Error, Result};
 use crate::shape::{
-    Activation, CameraTable, HeadEmbed, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig,
-    is_false,
+    Activation, CameraStatistics, CameraTable, HeadEmbed, ImageSize, LambdaOn, PartLayout, PartTokens,
+    Preprocess, VitConfig, is_false,
 };
 use crate::storage::entry::Entry;
 use crate::storage::json::differences;
@@ -42,6 +42,22 @@ impl Heads {
     /// Returns true if the entry is left out: earlier versions, which embed before the BatchNorm, have none.
     fn is_silent(&self) -> bool {
         self.embed == HeadEmbed::Before
+    }
+}
+
+impl Metadata {
+    /// Returns whether these are the settings of the file's own embeddings.
+    pub(super) fn is_of(&self, config: &VitConfig, preprocess: &Preprocess) -> bool {
+        let (own, current) = (self.entry(), settings(config, preprocess));
+        let is_same = |key: &&str| differences(&own.value()[key], &current[key]).is_empty();
+        ["model", "preprocess", "heads"].iter().all(is_same)
+    }
+
+    fn entry(&self) -> Entry {
+        match serde_json::to_string(self) {
+            Ok(text) => Entry::new(text),
+            Err(e) => unreachable!("numbers and strings always serialise: {e}"),
+        }
     }
 }
 
@@ -130,6 +146,9 @@ pub(super) struct Model {
     /// True if the file has a jigsaw's block and norm.
     #[serde(skip_serializing_if = "is_false")]
     pub(super) jigsaw: bool,
+    /// Names of the rows of the camera statistics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) statistics: Option<CameraStatistics>,
 }
 
 /// Settings of the parts.
@@ -199,6 +218,7 @@ pub fn lat_wgpu_metadata(
             },
             cameras: config.cameras.clone(),
             jigsaw: config.jigsaw,
+            statistics: config.statistics.clone(),
         },
         preprocess: Image {
             size: Some([preprocess.size.height, preprocess.size.width]),
@@ -210,10 +230,7 @@ pub fn lat_wgpu_metadata(
         class_names: class_names.map(<[String]>::to_vec),
         threshold: None,
     };
-    match serde_json::to_string(&metadata) {
-        Ok(text) => Entry::new(text),
-        Err(e) => unreachable!("numbers and strings always serialise: {e}"),
-    }
+    metadata.entry()
 }
 
 #[cfg(test)]

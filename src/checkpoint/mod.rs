@@ -25,15 +25,15 @@ use std::path::Path;
 pub use convert::{Converted, convert};
 pub use metadata::{MatchRate, Threshold, lat_wgpu_metadata};
 pub use parameters::{
-    CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, classifier_tensors, is_block_statistic,
-    is_prefix, jigsaw_names, parameter_shapes,
+    CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, STATISTICS, STATISTICS_DEVIATION,
+    STATISTICS_MEAN, classifier_tensors, is_block_statistic, is_prefix, jigsaw_names, parameter_shapes,
 };
 pub use random::random_backbone;
 pub use recognise::{Settings, check_jigsaw};
 pub use safetensors::{FileTensor, list};
 pub use save::{
     ClassifiersInfo, StateData, StateTensor, TRAINED_ON, check_exportable, export, read_state,
-    read_trained_on, save, store_threshold, trained_metadata,
+    read_trained_on, save, save_with_statistics, store_threshold, trained_metadata,
 };
 
 use crate::error::{Error, Result};
@@ -130,15 +130,26 @@ fn network_of(
     mut metadata: Metadata,
     settings: &Settings,
 ) -> Result<Network> {
-    let extras = Extras { cameras: metadata.model.cameras.is_some(), jigsaw: metadata.model.jigsaw };
+    let extras = Extras {
+        cameras: metadata.model.cameras.is_some(),
+        jigsaw: metadata.model.jigsaw,
+        statistics: metadata.model.statistics.is_some(),
+    };
     let mut sorted = names::sort(path, &container, settings.ignore_unknown, extras)?;
+    // Statistics are those of the whole network's embeddings.
+    let mut no_statistics = settings.no_statistics;
     if settings.no_jigsaw && std::mem::take(&mut metadata.model.jigsaw) {
         sorted.parameters.retain(|name, _| !name.starts_with(JIGSAW));
         sorted.notes.push("the model's jigsaw is left out".to_string());
+        no_statistics = true;
     }
     if settings.no_cameras && metadata.model.cameras.take().is_some() {
         sorted.parameters.remove(CAMERAS);
         sorted.notes.push("the model's camera embedding is left out".to_string());
+        no_statistics = true;
+    }
+    if no_statistics && metadata.model.statistics.take().is_some() {
+        sorted.notes.push("the model's camera statistics are left out".to_string());
     }
     let embed = settings.head_embed.unwrap_or(metadata.heads.embed);
     if embed == HeadEmbed::After {
@@ -172,6 +183,14 @@ fn network_of(
             data = fitted;
         }
         debug_assert_eq!(data.len(), shape.iter().product::<usize>(), "{name}");
+        if name == STATISTICS_DEVIATION && data.iter().any(|&deviation| deviation <= 0.0) {
+            return Err(Error::Tensor {
+                path: path.to_path_buf(),
+                tensor: name,
+                expected: "deviations above 0".to_string(),
+                found: "one that isn't".to_string(),
+            });
+        }
         tensors.insert(name, HostTensor { shape, data });
     }
     let mut classifiers = BTreeMap::new();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::parameters::{
-    CAMERAS, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, block_names, classifier_tensors, outer_names,
+    CAMERAS, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, STATISTICS, block_names, classifier_tensors, outer_names,
 };
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
@@ -228,6 +228,8 @@ pub(super) struct Extras {
     pub(super) cameras: bool,
     /// The jigsaw's block and norm.
     pub(super) jigsaw: bool,
+    /// The camera statistics.
+    pub(super) statistics: bool,
 }
 
 /// The effect of a camera embedding.
@@ -235,7 +237,7 @@ const BY_CAMERA: &str = "it is added to the tokens by camera or view";
 
 /// Sorts the tensors of a file by their names; `ignore_unknown` ignores those that are on no list. A camera embedding
 /// is unknown unless it is among the `extras` of the metadata, since nothing else says whose rows it has; likewise a
-/// jigsaw.
+/// jigsaw, and statistics.
 ///
 /// # Errors
 /// [`Error::Tensor`] for a tensor that would change the network, and for two tensors of the same parameter;
@@ -262,6 +264,9 @@ pub(super) fn sort(
         match scheme.fate(&tensor.name) {
             Fate::Parameter(name) if name == CAMERAS && !extras.cameras => unknown.push((tensor, BY_CAMERA)),
             Fate::Parameter(name) if name.starts_with(JIGSAW) && !extras.jigsaw => {
+                unknown.push((tensor, UNKNOWN));
+            }
+            Fate::Parameter(name) if name.starts_with(STATISTICS) && !extras.statistics => {
                 unknown.push((tensor, UNKNOWN));
             }
             Fate::Parameter(name) => {

@@ -63,7 +63,24 @@ const BLOCK: [(&str, Shape); 20] = [
 ];
 
 /// Tensors after the blocks.
-const END: [(&str, Shape); 2] = [("norm.weight", WIDTH), ("norm.bias", WIDTH)];
+const END: [(&str, Shape); 4] = [
+    ("norm.weight", WIDTH),
+    ("norm.bias", WIDTH),
+    (STATISTICS_MEAN, |c| c.statistics.as_ref().map(|rows| vec![rows.all() + 1, c.embedding_len()])),
+    (STATISTICS_DEVIATION, |c| {
+        let rows = c.statistics.as_ref().filter(|rows| rows.deviation)?;
+        Some(vec![rows.all() + 1, c.embedding_len()])
+    }),
+];
+
+/// Prefix of the names of the camera statistics.
+pub const STATISTICS: &str = "statistics.";
+
+/// Name of the means: a row for each camera, and one for all images.
+pub const STATISTICS_MEAN: &str = "statistics.mean";
+
+/// Name of the deviations, with the same rows.
+pub const STATISTICS_DEVIATION: &str = "statistics.deviation";
 
 /// Prefix of the names of the jigsaw's block and norm, as in TransReID.
 pub const JIGSAW: &str = "b2.";

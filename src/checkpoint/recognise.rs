@@ -12,8 +12,8 @@ use super::positions::{Grid, Table};
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
 use crate::shape::{
-    Activation, CameraTable, GeltConfig, HeadEmbed, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens,
-    Preprocess, VitConfig,
+    Activation, CameraStatistics, CameraTable, GeltConfig, HeadEmbed, ImageSize, LambdaOn, Normalize,
+    PartLayout, PartTokens, Preprocess, VitConfig,
 };
 
 /// Largest position table, in bytes, so that no size setting exhausts the memory.
@@ -58,6 +58,8 @@ pub struct Settings {
     pub no_cameras: bool,
     /// Leaves the jigsaw out.
     pub no_jigsaw: bool,
+    /// Leaves the camera statistics out.
+    pub no_statistics: bool,
     /// Ignores unknown tensors. They are errors otherwise.
     pub ignore_unknown: bool,
 }
@@ -228,14 +230,29 @@ pub(super) fn recognise(
         cameras: metadata.model.cameras.clone(),
         jigsaw: metadata.model.jigsaw,
         reattention,
+        statistics: metadata.model.statistics.clone(),
     };
+    let is_repeated = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() < names.len();
     if let Some(CameraTable { weight, names }) = &config.cameras
-        && (!weight.is_finite() || names.iter().collect::<BTreeSet<_>>().len() < names.len().max(1))
+        && (!weight.is_finite() || names.is_empty() || is_repeated(names))
     {
         return Err(Error::Weights {
             path: path.to_path_buf(),
             reason:
                 "its metadata has a camera embedding without a factor, without names, or with a name twice"
+                    .to_string(),
+        });
+    }
+    if let Some(CameraStatistics { cameras, images, .. }) = &config.statistics
+        && (images.len() != cameras.len() + 1
+            || is_repeated(cameras)
+            || config.cameras.as_ref().is_some_and(|table| table.names != *cameras))
+    {
+        return Err(Error::Weights {
+            path: path.to_path_buf(),
+            reason:
+                "its metadata has camera statistics with a name twice, without counts of images, or of other \
+                     cameras than its camera embedding"
                     .to_string(),
         });
     }
@@ -263,7 +280,6 @@ pub(super) fn recognise(
         let ((r, c), (rows, cols)) = (table.grid, grid);
         chosen.notes.push(format!("position table resized from {r}x{c} to {rows}x{cols}"));
     }
-    file.check(&config)?;
     let normalize = match sorted.names {
         Names::OpenAiClip | Names::HfClip => Normalize::Clip,
         // Only DeiT has a distillation token. It was trained with ImageNet's normalisation.
@@ -271,6 +287,13 @@ pub(super) fn recognise(
         _ => Normalize::Imagenet,
     };
     let preprocess = preprocess(&mut chosen, metadata, settings, image, normalize)?;
+    if config.statistics.is_some() && !metadata.is_of(&config, &preprocess) {
+        config.statistics = None;
+        chosen.notes.push(
+            "the model's camera statistics are left out: they were computed with other settings".into(),
+        );
+    }
+    file.check(&config)?;
     Ok(Recognised { config, preprocess, table, notes: chosen.notes })
 }
 

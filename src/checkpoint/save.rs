@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::StoredThreshold;
 use super::safetensors::Container;
-use super::{HostTensor, MatchRate, Network, Threshold, lat_wgpu_metadata, timm};
+use super::{HostTensor, MatchRate, Network, STATISTICS, Threshold, lat_wgpu_metadata, timm};
 use crate::error::{Error, Result};
 use crate::shape::{ClassifierKind, HeadKind, Preprocess, VitConfig};
 use crate::storage::Dtype;
@@ -112,8 +112,20 @@ pub fn save(
     state: &BTreeMap<String, StateTensor>,
     metadata: &str,
 ) -> Result<()> {
-    let mut items: Vec<Item<'_>> =
-        tensors.iter().map(|(name, t)| Item::new(name.clone(), "F32", &t.shape, &t.data)).collect();
+    write_items(path, items(tensors, &BTreeMap::new(), state), metadata)
+}
+
+/// Lists what to write: `tensors`, those of `halves` in f16, and `state`.
+fn items<'a>(
+    tensors: &'a BTreeMap<String, HostTensor>,
+    halves: &'a BTreeMap<&String, Vec<f16>>,
+    state: &'a BTreeMap<String, StateTensor>,
+) -> Vec<Item<'a>> {
+    let item = |(name, t): (&'a String, &'a HostTensor)| match halves.get(name) {
+        Some(halves) => Item::new(name.clone(), "F16", &t.shape, halves),
+        None => Item::new(name.clone(), "F32", &t.shape, &t.data),
+    };
+    let mut items: Vec<Item<'a>> = tensors.iter().map(item).collect();
     for (name, StateTensor { shape, data }) in state {
         let name = format!("{STATE}{name}");
         items.push(match data {
@@ -123,7 +135,7 @@ pub fn save(
             StateData::I64(data) => Item::new(name, "I64", shape, data),
         });
     }
-    write_items(path, items, metadata)
+    items
 }
 
 /// Writes a header and tensors; `metadata` becomes the `lat_wgpu` entry.
@@ -199,8 +211,8 @@ pub fn export(
     if dtype == Dtype::F32 {
         return save(target, &tensors, &BTreeMap::new(), metadata);
     }
-    let mut converted: Vec<(&String, &[usize], Vec<f16>)> = Vec::new();
-    for (name, HostTensor { shape, data }) in &tensors {
+    let mut halves: BTreeMap<&String, Vec<f16>> = BTreeMap::new();
+    for (name, HostTensor { data, .. }) in &tensors {
         let data: Vec<f16> = data.iter().map(|&v| f16::from_f32(v)).collect();
         if !data.iter().all(|v| v.is_finite()) {
             return Err(Error::Tensor {
@@ -210,11 +222,47 @@ pub fn export(
                 found: "a larger one: export it as f32".to_string(),
             });
         }
-        converted.push((name, shape, data));
+        halves.insert(name, data);
     }
-    let items =
-        converted.iter().map(|(name, shape, data)| Item::new((*name).clone(), "F16", shape, data)).collect();
-    write_items(target, items, metadata)
+    write_items(target, items(&tensors, &halves, &BTreeMap::new()), metadata)
+}
+
+/// Writes the network of `source` with its camera statistics as a model file: the backbone in timm's names, the part
+/// classifiers, the hashes of the training images, and the metadata of `source`, without its threshold. Tensors of a
+/// file in f16 stay in f16.
+///
+/// # Errors
+/// Those of [`read_trained_on`]; `Io` if the file can't be written or renamed.
+pub fn save_with_statistics(source: &Path, network: &Network, target: &Path) -> Result<()> {
+    const RENEWED: [&str; 6] = ["format", "model", "preprocess", "class_names", "timm", "threshold"];
+    let (listed, stored) = super::list(source)?;
+    let Network { config, preprocess, class_names, .. } = network;
+    let mut metadata = lat_wgpu_metadata(config, preprocess, class_names.as_deref())
+        .with("timm", timm::create_model(config));
+    let stored = stored.get(KEY).map(|text| Entry::new(text.clone()));
+    for (key, value) in stored.iter().filter_map(|entry| entry.value().as_object()).flatten() {
+        if !RENEWED.contains(&key.as_str()) {
+            metadata = metadata.with(key, value.clone());
+        }
+    }
+    let mut tensors = network.tensors.clone();
+    tensors.extend(network.classifiers.clone());
+    let trained_on =
+        read_trained_on(source)?.map(|hashes| (TRAINED_ON.to_string(), StateTensor::counts(hashes)));
+    let state = trained_on.into_iter().collect();
+    let is_other = |name: &str| name.starts_with(STATE) || name.starts_with(STATISTICS);
+    let is_half = listed.iter().all(|tensor| tensor.dtype == "F16" || is_other(&tensor.name));
+    let halves = |values: &HostTensor| -> Option<Vec<f16>> {
+        let halves: Vec<f16> = values.data.iter().map(|&value| f16::from_f32(value)).collect();
+        let is_exact = halves.iter().zip(&values.data).all(|(half, value)| half.to_f32() == *value);
+        Some(halves).filter(|_| is_exact)
+    };
+    let halves: BTreeMap<&String, Vec<f16>> = tensors
+        .iter()
+        .filter(|_| is_half)
+        .filter_map(|(name, tensor)| Some((name, halves(tensor)?)))
+        .collect();
+    write_items(target, items(&tensors, &halves, &state), metadata.text())
 }
 
 /// Stores a threshold and the rates around it in the metadata of the file of `network`. Everything else stays as it is.

@@ -4,13 +4,15 @@ pub use super::keys::{NetworkArguments, SetArguments, Training, Trains};
 use super::open;
 use super::words::named;
 use crate::checkpoint::{Network, Settings};
+use crate::datasets;
 use crate::embeddings::gallery::Gallery;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::report;
 use crate::retrieval::combined::{ExpandOver, ExpansionOptions};
 use crate::retrieval::pca::Projection;
-use crate::tasks::cameras::Cameras;
+use crate::shape::VitConfig;
+use crate::tasks::cameras::{Cameras, NO_CAMERA};
 use crate::tasks::search::{check_fits, check_weights};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -77,11 +79,12 @@ impl ExpansionArguments {
     }
 }
 
-/// The camera of all images, for a model with a camera embedding.
+/// The camera of all images, for a model with a camera embedding or statistics.
 #[derive(Debug, Args)]
 pub struct CameraArgument {
-    /// With a model that has a camera embedding: camera of all images, or none to add no row [default: from Market-1501
-    /// names, or from the labels of a data set]
+    /// With a model that has a camera embedding or statistics: camera of all images, or none for no camera's row
+    /// [default: from Market-1501 names, from folders if the statistics are by folders, or from the labels of a data
+    /// set]
     #[arg(long, value_name = "NAME|none")]
     pub camera: Option<String>,
 }
@@ -99,12 +102,37 @@ impl CameraArgument {
 
     /// Returns the source of the cameras of images.
     pub fn cameras(&self) -> Cameras {
-        Cameras::given(self.name())
+        Cameras::given(self.camera.as_deref())
     }
 }
 
-/// The value of --camera that adds no row.
-const NO_CAMERA: &str = "none";
+/// The cameras of images, each with its own.
+#[derive(Debug, Args)]
+pub struct CamerasArgument {
+    #[command(flatten)]
+    pub all: CameraArgument,
+    /// With a model that has a camera embedding or statistics: cameras of the images, as a table with the columns path
+    /// and camera
+    #[arg(long, value_name = "CSV", conflicts_with = "camera")]
+    pub cameras: Option<PathBuf>,
+}
+
+impl CamerasArgument {
+    /// Returns the source of the cameras of images.
+    ///
+    /// # Errors
+    /// `Usage` for a table if the network needs no cameras; those of the table.
+    pub fn source(&self, config: &VitConfig) -> Result<Cameras> {
+        match &self.cameras {
+            Some(table) if !config.has_camera_rows() => Err(Error::Usage(format!(
+                "--cameras {}: the model has no camera embedding and no camera statistics",
+                table.display()
+            ))),
+            Some(table) => Ok(Cameras::Labels(datasets::read_cameras(table)?)),
+            None => Ok(self.all.cameras()),
+        }
+    }
+}
 
 /// The limit of device memory.
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use super::paths::Paths;
 use crate::error::Result;
 use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
+use crate::images::walk::readable;
 use crate::tasks::compare::{Comparison, compare};
 use clap::Args;
 use serde_json::json;
@@ -44,6 +45,8 @@ pub fn run(arguments: &CompareArguments) -> Result<ExitCode> {
     let paths = Paths::new().reads("--model", [model]).reads("A", [a]).reads("B", [b]);
     paths.writes("--json", target).check()?;
     let network = open::network(model, &camera.settings(network))?;
+    let names = [a, b].map(|file| readable(file.as_os_str()));
+    open::print_notes(camera.cameras().note(&network.config, &names).as_slice());
     let context = adapter.open(Precision::F32)?;
     let decode = DecodeOptions { ignore_exif: *ignore_exif };
     let comparison = compare(&context, &network, [a, b], decode, &camera.cameras())?;

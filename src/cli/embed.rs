@@ -1,6 +1,6 @@
 //! `lat-wgpu embed`: turns folders of person crops into embeddings.
 
-use super::arguments::{CameraArgument, DeviceArguments, MemoryArgument, NetworkArguments};
+use super::arguments::{CamerasArgument, DeviceArguments, MemoryArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -89,7 +89,7 @@ pub struct EmbedArguments {
     #[arg(long, value_name = "FILE", require_equals = true)]
     pub profile: Option<Option<PathBuf>>,
     #[command(flatten)]
-    pub camera: CameraArgument,
+    pub cameras: CamerasArgument,
     #[command(flatten)]
     pub network: NetworkArguments,
 }
@@ -97,10 +97,10 @@ pub struct EmbedArguments {
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
     check_paths(arguments)?;
-    let network = open::network(&arguments.model, &arguments.camera.settings(&arguments.network))?;
+    let network = open::network(&arguments.model, &arguments.cameras.all.settings(&arguments.network))?;
     let Listing { images, left_out } = open::images(&arguments.inputs, arguments.follow_links)?;
-    let names = images.iter().map(|image| &image.name);
-    arguments.camera.cameras().check(&network.config, names)?;
+    let cameras = arguments.cameras.source(&network.config)?;
+    cameras.check(&network.config, images.iter().map(|image| &image.name))?;
     let projection = arguments.reduce.as_deref().map(Projection::read).transpose()?;
     if let Some(projection) = &projection {
         projection.check_fits(&network, arguments.flip)?;
@@ -118,7 +118,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
             flip: arguments.flip,
         },
-        cameras: arguments.camera.cameras(),
+        cameras,
         dtype: arguments.dtype,
         profile: arguments.profile.is_some(),
     };
@@ -226,6 +226,7 @@ fn check_paths(arguments: &EmbedArguments) -> Result<()> {
     let EmbedArguments { model, inputs, out, reduce, json, profile, .. } = arguments;
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
     let paths = paths.reads("INPUT", inputs).reads("--reduce", reduce);
+    let paths = paths.reads("--cameras", &arguments.cameras.cameras);
     let paths = if let Some(folder) = arguments.target().folder() {
         if out.is_file() {
             return Err(Error::Usage(format!(

@@ -10,7 +10,7 @@ use super::open;
 use super::paths::{Paths, same};
 use super::progress::Progress;
 use super::signals::Signals;
-use super::words::{described, named, word};
+use super::words::{counted, described, named, word};
 use crate::checkpoint::{Settings, Threshold};
 use crate::datasets::{LoadOptions, TestSet};
 use crate::embeddings::gallery::ImageFolder;
@@ -20,6 +20,7 @@ use crate::retrieval::combined::{ExpandOver, ExpansionOptions};
 use crate::retrieval::metrics::{AveragePrecision, Protocol, RANKS, Rules, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification::{OperatingPoint, Report};
+use crate::shape::CameraStatistics;
 use crate::tasks::embed::ImageOptions;
 use crate::tasks::evaluate::{
     EvaluationSet, GalleryCounts, GroupBy, Metric, Outcome, Request, evaluate_embeddings, evaluate_model,
@@ -223,6 +224,13 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
         (Some(model), ..) => {
             let network = open::network(model, &arguments.camera.settings(&arguments.network))?;
+            if let Some(CameraStatistics { images, .. }) = &network.config.statistics {
+                eprintln!(
+                    "note: the model's camera statistics are of {}: on images by the same cameras, its scores are not \
+                     zero-shot",
+                    counted(images.last().copied().unwrap_or(0), "image")
+                );
+            }
             let options = arguments.set.options();
             // Checks the labels of all sets before any image is read.
             let mut sets = Vec::new();
@@ -377,7 +385,7 @@ impl Request {
                 decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
                 flip: arguments.flip,
             },
-            camera: arguments.camera.name().map(str::to_string),
+            camera: arguments.camera.camera.clone(),
             list_length: if arguments.page.html.is_some() { eval_report::LIST_LENGTH } else { 0 },
         })
     }

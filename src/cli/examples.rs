@@ -49,6 +49,13 @@ const GROUPS: [(&str, &[Examples]); 5] = [
                 ],
             ),
             (
+                "adapt",
+                [
+                    "--statistics-only --model run/best.safetensors --images crops -o adapted.safetensors",
+                    "--statistics-only --model run/best.safetensors --images crops --cameras folders -o adapted.safetensors",
+                ],
+            ),
+            (
                 "serve",
                 [
                     "--model run/best.safetensors --gallery index",

@@ -64,6 +64,9 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
         .map(|file| readable(file.as_os_str()))
         .collect();
     cameras.check(&network.config, &names)?;
+    if against.is_some() {
+        open::print_notes(cameras.note(&network.config, &names).as_slice());
+    }
     let rows = names.iter().map(|name| cameras.row(&network.config, name)).collect::<Result<Vec<u32>>>()?;
     let read = |file: &PathBuf| decode::read(file, DecodeOptions { ignore_exif: arguments.ignore_exif });
     let image = read(image)?;

@@ -68,7 +68,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     if web { paths.makes_folder("--out", out) } else { paths.writes("--out", [out]) }.check()?;
     if let Some(name) = camera.name() {
         return Err(Error::Usage(format!(
-            "--camera {name}: an export has no camera embedding; --camera none exports the model without it"
+            "--camera {name}: an export has no cameras; --camera none leaves a camera embedding out"
         )));
     }
     let network = open::network(model, &camera.settings(network))?;

@@ -6,7 +6,7 @@ use super::paths::Paths;
 use super::words::word;
 use crate::checkpoint::{self, Network};
 use crate::error::Result;
-use crate::shape::{CameraTable, HeadEmbed};
+use crate::shape::{CameraStatistics, CameraTable, HeadEmbed};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -113,6 +113,12 @@ pub fn describe(network: &Network) -> String {
     }
     if let Some(CameraTable { weight, names }) = &config.cameras {
         text.push_str(&format!("camera embedding: {} cameras, factor {weight}\n", names.len()));
+    }
+    if let Some(CameraStatistics { cameras, images, deviation, .. }) = &config.statistics {
+        let what = if *deviation { "means and deviations" } else { "means" };
+        let rows = cameras.iter().zip(images).map(|(camera, images)| format!("{camera} ({images} images), "));
+        let all = images.last().copied().unwrap_or(0);
+        text.push_str(&format!("camera statistics: {what} of {}all ({all})\n", rows.collect::<String>()));
     }
     if !classifiers.is_empty() {
         let classes = class_names.as_ref().map_or(0, Vec::len);

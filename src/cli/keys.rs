@@ -179,6 +179,7 @@ impl FromKeys for Settings {
             head_embed: None,
             no_cameras: false,
             no_jigsaw: false,
+            no_statistics: false,
             ..config.settings()
         })
     }

@@ -31,6 +31,7 @@ macro_rules! errorln {
 }
 
 mod ablate;
+mod adapt;
 mod arguments;
 mod autotune;
 mod bench;
@@ -129,6 +130,8 @@ enum Command {
     Index(index::IndexArguments),
     /// Group the images of a gallery into persons, without labels
     Cluster(Box<cluster::ClusterArguments>),
+    /// Adapt a model to cameras without labels
+    Adapt(Box<adapt::AdaptArguments>),
     /// Serve search as a web page and a JSON API
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArguments>),
@@ -189,6 +192,7 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Index(arguments) => index::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Adapt(arguments) => adapt::run(&arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),

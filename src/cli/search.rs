@@ -1,7 +1,7 @@
 //! `lat-wgpu search`: finds the persons of images in a gallery of embeddings.
 
 use super::arguments::{
-    CameraArgument, DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments,
+    CamerasArgument, DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments,
     TargetArguments,
 };
 use super::json;
@@ -65,7 +65,7 @@ pub struct SearchArguments {
     #[arg(long)]
     pub ignore_exif: bool,
     #[command(flatten)]
-    pub camera: CameraArgument,
+    pub cameras: CamerasArgument,
     #[command(flatten)]
     pub network: NetworkArguments,
 }
@@ -97,15 +97,17 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [&target.model]);
     let paths = paths.reads("--gallery", [&target.gallery]).reads("--query", query);
     let paths = paths.reads("--reduce", reduce).reads("--images", images);
+    let paths = paths.reads("--cameras", &arguments.cameras.cameras);
     let paths = paths.writes("--json", json).writes("--html", &page.html);
     paths.check()?;
-    let network = open::network(&target.model, &arguments.camera.settings(&arguments.network))?;
+    let network = open::network(&target.model, &arguments.cameras.all.settings(&arguments.network))?;
     let mut page = arguments.page()?;
     let Listing { images, left_out } = open::images(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
     }
-    arguments.camera.cameras().check(&network.config, images.iter().map(|image| &image.name))?;
+    let cameras = arguments.cameras.source(&network.config)?;
+    cameras.check(&network.config, images.iter().map(|image| &image.name))?;
     let (gallery, projection) = target.open(&network, reduce.as_deref(), arguments.flip)?;
     paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
@@ -131,7 +133,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
             flip: arguments.flip,
         },
         expansion,
-        cameras: arguments.camera.cameras(),
+        cameras,
         top: arguments.top as usize,
         verdicts,
     };

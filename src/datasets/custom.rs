@@ -304,7 +304,24 @@ pub fn read_captures(table: &Path) -> Result<BTreeMap<String, Capture>> {
     Ok(read_table(table)?.into_iter().map(|row| (row.path, row.capture)).collect())
 }
 
-/// One row of a table; `split` may be empty.
+/// Reads the cameras of images from a table with the columns `path` and `camera`. The images themselves may be missing.
+///
+/// # Errors
+/// `Io` if the table can't be read, lacks a column, or has two cameras for an image.
+pub fn read_cameras(table: &Path) -> Result<BTreeMap<String, String>> {
+    let mut cameras = BTreeMap::new();
+    for TableRow { line, path, camera, .. } in read_columns(table, &["path", "camera"])? {
+        if let Some(before) = cameras.insert(path.clone(), camera.clone()).filter(|before| *before != camera)
+        {
+            let reason =
+                format!("{path} is by camera {camera} here and by camera {before} in an earlier line");
+            return Err(malformed(table, line, &reason));
+        }
+    }
+    Ok(cameras)
+}
+
+/// One row of a table; `split`, and columns that aren't needed, may be empty.
 struct TableRow {
     line: usize,
     /// Separated by `/`.
@@ -325,8 +342,13 @@ impl TableRow {
 /// Separators between the cells of a row.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
-/// Reads a table and checks that no person's number has two spellings.
+/// Reads a table of images with their labels.
 fn read_table(table: &Path) -> Result<Vec<TableRow>> {
+    read_columns(table, &["path", "person", "camera"])
+}
+
+/// Reads a table in which the columns `needed` have no empty cell. Checks that no person's number has two spellings.
+fn read_columns(table: &Path, needed: &[&str]) -> Result<Vec<TableRow>> {
     let invalid = |reason: &str| {
         Error::io("read", table)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason.to_string()))
     };
@@ -365,16 +387,15 @@ fn read_table(table: &Path) -> Result<Vec<TableRow>> {
     }
     let (separator, headers) = best.unwrap_or((b',', Vec::new()));
     let column = |name: &str| headers.iter().position(|header| header == name);
-    let needed = |name: &str| {
+    if let Some(name) = needed.iter().find(|name| column(name).is_none()) {
+        let and_split = if needed.contains(&"person") { " (and split)" } else { "" };
         let reason = format!(
-            "no column {name} in the header; needed are path,person,camera (and split), with commas, semicolons or \
-             tabs between them"
+            "no column {name} in the header; needed are {}{and_split}, with commas, semicolons or tabs between them",
+            needed.join(",")
         );
-        column(name).ok_or_else(|| malformed(table, 1, &reason))
-    };
-    let (path, person, camera, split) =
-        (needed("path")?, needed("person")?, needed("camera")?, column("split"));
-    let (tracklet, frame) = (column("tracklet"), column("frame"));
+        return Err(malformed(table, 1, &reason));
+    }
+    let [path, person, camera, split, tracklet, frame] = COLUMNS.map(column);
 
     let mut rows = Vec::new();
     let mut spellings = Spellings::default();
@@ -382,17 +403,15 @@ fn read_table(table: &Path) -> Result<Vec<TableRow>> {
         let record = record.map_err(unreadable)?;
         let line = record.position().map_or(0, |position| position.line() as usize);
         let cell = |column: usize| record.get(column).unwrap_or_default().to_string();
-        for (name, column) in [("path", path), ("person", person), ("camera", camera)] {
-            if cell(column).is_empty() {
-                return Err(malformed(table, line, &format!("{name} is empty")));
-            }
+        let text = |column: Option<usize>| column.map(cell).unwrap_or_default();
+        if let Some(name) = needed.iter().find(|name| text(column(name)).is_empty()) {
+            return Err(malformed(table, line, &format!("{name} is empty")));
         }
-        let person = cell(person);
+        let person = text(person);
         spellings
             .add(&person, || format!("line {line}"))
             .map_err(|reason| malformed(table, line, &reason))?;
-        let split = split.map(cell).unwrap_or_default();
-        let path = cell(path).replace('\\', "/");
+        let path = text(path).replace('\\', "/");
         // A column of the table replaces what the name says.
         let by_name = Capture::from_name(&path);
         let given = |column: usize| Some(cell(column)).filter(|text| !text.is_empty());
@@ -400,7 +419,7 @@ fn read_table(table: &Path) -> Result<Vec<TableRow>> {
             tracklet: tracklet.map_or(by_name.tracklet, given),
             frame: frame.map_or(by_name.frame, |column| given(column)?.parse().ok()),
         };
-        rows.push(TableRow { line, path, person, camera: cell(camera), split, capture });
+        rows.push(TableRow { line, path, person, camera: text(camera), split: text(split), capture });
     }
     Ok(rows)
 }

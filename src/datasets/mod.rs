@@ -28,7 +28,7 @@ mod test_set;
 pub mod uses;
 
 pub use capture::Capture;
-pub use custom::{read_captures, read_label_names, read_labels};
+pub use custom::{read_cameras, read_captures, read_label_names, read_labels};
 pub use test_set::{LabelNames, TestSet};
 
 use std::collections::{BTreeMap, HashMap};

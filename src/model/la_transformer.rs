@@ -3,12 +3,12 @@
 use super::learner::BATCHNORM_EPS;
 use super::parameters::{self, Arenas, check_widths, inference_groups, without_matrices};
 use super::vit::{Mode, Vit};
-use crate::checkpoint::Network;
+use crate::checkpoint::{Network, STATISTICS_DEVIATION, STATISTICS_MEAN};
 use crate::error::Result;
 use crate::gpu::{Buffer, Context, Precision, Recorder, Tensor};
 use crate::kernels::jigsaw::Features;
 use crate::kernels::part_linear::Layout;
-use crate::kernels::{batchnorm, gelt, image, l2norm};
+use crate::kernels::{batchnorm, gelt, image, l2norm, statistics};
 use crate::shape::{Preprocess, VitConfig};
 
 /// The network for inference, with its parameters on the adapter.
@@ -18,6 +18,7 @@ pub struct LaTransformer {
     preprocess: Preprocess,
     /// BNNeck's BatchNorm, if the network embeds after it.
     neck: Option<Neck>,
+    statistics: Option<Statistics>,
     parameter_bytes: u64,
 }
 
@@ -54,6 +55,37 @@ impl Neck {
     }
 }
 
+/// Camera statistics: means, and deviations if there are any (C + 1, R·D). The last row is that of all images.
+#[derive(Debug)]
+struct Statistics {
+    mean: Buffer,
+    deviation: Option<Buffer>,
+}
+
+impl Statistics {
+    fn of(parameters: &Arenas) -> Option<Statistics> {
+        let mean = parameters.find(STATISTICS_MEAN)?;
+        Some(Statistics { mean, deviation: parameters.find(STATISTICS_DEVIATION) })
+    }
+
+    /// Records embeddings (B, R·D) less the means, before they are normalised again. Without `cameras` (B) all have
+    /// the row of all images.
+    fn record(
+        &self,
+        recorder: &mut Recorder<'_>,
+        x: Tensor,
+        cameras: Option<Tensor>,
+        batch: usize,
+    ) -> Tensor {
+        let y = recorder.tensor("statistics", x.len);
+        let mean = recorder.import(&self.mean);
+        let deviation = self.deviation.as_ref().map(|deviation| recorder.import(deviation));
+        let row = mean.len / (x.len / batch) - 1;
+        statistics::Forward { x, mean, deviation, cameras, row, y, batch }.record(recorder, "statistics");
+        y
+    }
+}
+
 impl LaTransformer {
     /// Uploads a network. Stores the matrices of its blocks in the context's precision.
     ///
@@ -74,6 +106,7 @@ impl LaTransformer {
             vit: Vit::new(&network.config, &parameters, matrices.as_ref()),
             preprocess: network.preprocess.clone(),
             neck: Neck::of(&parameters),
+            statistics: Statistics::of(&parameters),
             parameter_bytes: parameters.bytes() + matrices.map_or(0, |matrices| matrices.bytes()),
         })
     }
@@ -88,6 +121,7 @@ impl LaTransformer {
             vit: Vit::new(&network.config, &parameters, None),
             preprocess: network.preprocess.clone(),
             neck: Neck::of(&parameters),
+            statistics: Statistics::of(&parameters),
             parameter_bytes: parameters.bytes(),
         })
     }
@@ -108,7 +142,8 @@ impl LaTransformer {
     }
 
     /// Records `embeddings` (B, R·D) of the bytes `pixels` (B, height, width, 3). `cameras` (B), u32, are the images'
-    /// rows of the camera embedding.
+    /// rows of the camera embedding and of the camera statistics, which have the same cameras. Without them, all images
+    /// have the row of all images in the statistics.
     ///
     /// # Panics
     /// If there is a camera embedding and no `cameras`.
@@ -147,14 +182,12 @@ impl LaTransformer {
             self.vit.forward(recorder, normalised, cameras, Some(tokens), Mode::Evaluation, batch);
 
         let (parts, dim) = (config.parts(), config.dim);
-        let layout = Layout::SampleFirst;
         if let Some(pieces) = saved.pieces() {
             // The features of the sequences share the weight of one; the whole has unit length.
             let features = recorder.tensor("jigsaw", batch * parts * dim);
             let (scale, shape) = (1.0 / VitConfig::PIECES as f32, self.vit.cut(batch));
             Features { whole: tokens, pieces, features, first: 0, scale, shape }.record(recorder, "jigsaw");
-            l2norm::Forward { x: features, y: embeddings, batch, parts: 1, dim: parts * dim, layout }
-                .record(recorder, "l2norm");
+            self.normalise(recorder, features, cameras, embeddings, batch);
             return;
         }
         let local = recorder.tensor("gelt", batch * parts * dim);
@@ -175,7 +208,29 @@ impl LaTransformer {
             Some(neck) => neck.record(recorder, local, [batch, parts, dim]),
             None => local,
         };
-        l2norm::Forward { x: local, y: embeddings, batch, parts, dim, layout }.record(recorder, "l2norm");
+        self.normalise(recorder, local, cameras, embeddings, batch);
+    }
+
+    /// Records `embeddings` (B, R·D) of the features `x` (B, R·D): with unit length, then less the camera statistics
+    /// and with unit length again, if there are any. `cameras` are as in [`LaTransformer::embed`].
+    fn normalise(
+        &self,
+        recorder: &mut Recorder<'_>,
+        x: Tensor,
+        cameras: Option<Tensor>,
+        embeddings: Tensor,
+        batch: usize,
+    ) {
+        let (parts, layout) = (self.config().unit_parts(), Layout::SampleFirst);
+        let dim = self.config().embedding_len() / parts;
+        let Some(statistics) = &self.statistics else {
+            l2norm::Forward { x, y: embeddings, batch, parts, dim, layout }.record(recorder, "l2norm");
+            return;
+        };
+        let unit = recorder.tensor("unit", x.len);
+        l2norm::Forward { x, y: unit, batch, parts, dim, layout }.record(recorder, "l2norm");
+        let x = statistics.record(recorder, unit, cameras, batch);
+        l2norm::Forward { x, y: embeddings, batch, parts, dim, layout }.record(recorder, "statistics.l2norm");
     }
 
     /// Records `rollout` (T) of one image of bytes (1, height, width, 3): the share of each token in the class token

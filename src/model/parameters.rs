@@ -3,8 +3,8 @@
 //! of 256 bytes: kernels can bind a single slot, and the optimiser updates the arena as one tensor.
 
 use crate::checkpoint::{
-    ClassifierTensor, HostTensor, JIGSAW, JIGSAW_BLOCK, classifier_tensors, is_block_statistic, is_prefix,
-    parameter_shapes,
+    ClassifierTensor, HostTensor, JIGSAW, JIGSAW_BLOCK, STATISTICS, classifier_tensors, is_block_statistic,
+    is_prefix, parameter_shapes,
 };
 use crate::error::{Error, Result};
 use crate::gpu::{Buffer, Context, Storage, WORD};
@@ -23,7 +23,7 @@ pub enum GroupKind {
     Embeddings,
     /// The block of this index.
     Block(usize),
-    /// Final norm, and the jigsaw's block and norm.
+    /// Final norm, the jigsaw's block and norm, and the camera statistics.
     Norm,
     /// Part classifiers.
     PartClassifiers,
@@ -45,7 +45,9 @@ impl GroupKind {
         match block {
             _ if is_block_statistic(name) => GroupKind::Statistics,
             Some(i) => GroupKind::Block(i),
-            None if name.starts_with("norm.") || name.starts_with(JIGSAW) => GroupKind::Norm,
+            None if ["norm.", JIGSAW, STATISTICS].iter().any(|start| name.starts_with(start)) => {
+                GroupKind::Norm
+            }
             None if name.starts_with("heads.") => GroupKind::PartClassifiers,
             None => GroupKind::Embeddings,
         }

@@ -12,4 +12,5 @@ pub mod metrics;
 pub mod pca;
 pub mod rerank;
 pub mod spatio_temporal;
+pub mod statistics;
 pub mod verification;

@@ -30,7 +30,7 @@ pub struct Embedder<C> {
     model: LaTransformer,
     batch: usize,
     need: MemoryNeed,
-    /// Source of the images' rows in the camera embedding.
+    /// Source of the images' rows in the camera embedding and statistics.
     cameras: Cameras,
     step: Option<Step>,
     in_flight: VecDeque<Readback>,
@@ -42,7 +42,7 @@ struct Step {
     batch: usize,
     plan: Plan,
     pixels: Buffer,
-    /// Rows of the camera embedding (B), u32; `None` without it.
+    /// Rows of the camera embedding and statistics (B), u32; `None` without them.
     cameras: Option<Buffer>,
     embeddings: Buffer,
 }
@@ -75,7 +75,7 @@ impl<C: Deref<Target = Context>> Embedder<C> {
         let summary = one.plan.summary().clone();
         let config = model.config();
         let output = config.embedding_len() as u64 * WORD;
-        let input = (model.pixel_words(1) + usize::from(config.cameras.is_some())) as u64 * WORD;
+        let input = (model.pixel_words(1) + usize::from(config.has_camera_rows())) as u64 * WORD;
         let need = MemoryNeed {
             parameters: model.parameter_bytes(),
             per_image: summary.heap_bytes + input + (1 + IN_FLIGHT as u64) * output,
@@ -153,7 +153,7 @@ impl<C: Deref<Target = Context>> Embedder<C> {
     }
 
     /// Embeds up to [`Self::batch`] images of the input size: (B, R·D). `cameras` (B) are their rows of the camera
-    /// embedding, if the network has one.
+    /// embedding and statistics, if the network has any.
     ///
     /// # Errors
     /// Those of the adapter.
@@ -174,7 +174,7 @@ impl<C: Deref<Target = Context>> Embedder<C> {
         self.submit_by(images, &vec![row; images.len()])
     }
 
-    /// Submits images with their rows of the camera embedding.
+    /// Submits images with their rows of the camera embedding and statistics.
     fn submit_by(&mut self, images: &[Rgb], cameras: &[u32]) -> Result<()> {
         let size = self.model.config().image;
         // Frees the memory of a step of another size before recording the new one.
@@ -241,8 +241,8 @@ impl<C: Deref<Target = Context>> Embedder<C> {
 impl Step {
     fn record(context: &Context, model: &LaTransformer, batch: usize) -> Result<Step> {
         let pixels = context.buffer("pixels", model.pixel_words(batch))?;
-        let has_cameras = model.config().cameras.is_some();
-        let cameras = has_cameras.then(|| context.buffer("cameras", batch)).transpose()?;
+        let has_rows = model.config().has_camera_rows();
+        let cameras = has_rows.then(|| context.buffer("cameras", batch)).transpose()?;
         let embeddings = context.buffer("embeddings", batch * model.config().embedding_len())?;
         let mut recorder = Recorder::new(context);
         model.embed(&mut recorder, &pixels, cameras.as_ref(), &embeddings, batch);
@@ -296,7 +296,7 @@ pub struct ImageEmbeddings<'e, C> {
     listed: VecDeque<(Image, Option<Error>)>,
     /// Decoded views that are not yet submitted.
     queue: VecDeque<Rgb>,
-    /// Their rows of the camera embedding.
+    /// Their rows of the camera embedding and statistics.
     rows: VecDeque<u32>,
     /// Embeddings that are read back but not yet returned.
     embeddings: VecDeque<Vec<f32>>,

@@ -78,7 +78,7 @@ pub struct Request {
     pub memory: Option<u64>,
     /// Options for reading images.
     pub image_options: ImageOptions,
-    /// The camera that takes the place of those of the data set, for a network with a camera embedding.
+    /// The camera that takes the place of those of the data set, for a network with a camera embedding or statistics.
     pub camera: Option<String>,
     /// Gallery images to keep of each ranked list; 0 keeps no lists.
     pub list_length: usize,
@@ -135,7 +135,7 @@ impl EvaluationSet {
         let memory = request.memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, network, request.batch, memory)?;
         let cameras = |images: &[LabelledImage]| match &request.camera {
-            Some(camera) => Cameras::One(camera.clone()),
+            Some(camera) => Cameras::given(Some(camera)),
             None => {
                 let by =
                     |image: &LabelledImage| (image.name.clone(), set.label_names.camera(image.label.camera));
@@ -143,7 +143,9 @@ impl EvaluationSet {
             }
         };
         for images in [Some(&set.query), set.gallery.as_ref()].into_iter().flatten() {
-            cameras(images).check(&network.config, images.iter().map(|image| &image.name))?;
+            let (cameras, names) = (cameras(images), || images.iter().map(|image| &image.name));
+            cameras.check(&network.config, names())?;
+            cameras.note(&network.config, names()).iter().for_each(|note| observer.note(note));
         }
         let mut embed = |images: &[LabelledImage]| -> Result<Side> {
             embedder.set_cameras(cameras(images));

@@ -1,6 +1,7 @@
 //! The work of each command as functions for library users. Nothing here prints.
 
 pub mod ablate;
+pub mod adapt;
 pub mod autotune;
 pub mod cameras;
 pub mod cluster;

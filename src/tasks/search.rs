@@ -34,7 +34,7 @@ pub struct Request<'r> {
     pub image_options: ImageOptions,
     /// Query expansion over the searched images; `None` for none.
     pub expansion: Option<ExpansionOptions>,
-    /// Source of the queries' cameras, for a network with a camera embedding.
+    /// Source of the queries' cameras, for a network with a camera embedding or statistics.
     pub cameras: Cameras,
     /// Matches per query.
     pub top: usize,
@@ -55,7 +55,9 @@ pub fn search(
     request: &Request<'_>,
     observer: &dyn Observer,
 ) -> Result<Found> {
-    request.cameras.check(&request.network.config, queries.iter().map(|query| &query.name))?;
+    let names = || queries.iter().map(|query| &query.name);
+    request.cameras.check(&request.network.config, names())?;
+    request.cameras.note(&request.network.config, names()).iter().for_each(|note| observer.note(note));
     let work = |_: &mut (), context: &Context| {
         let Request { network, projection, memory, image_options, expansion, top, verdicts, .. } = *request;
         let memory = memory.unwrap_or(context.default_memory());

@@ -17,14 +17,15 @@ struct Route {
     inputs: &'static [&'static str],
 }
 
-const ROUTES: [Route; 24] = [
+const ROUTES: [Route; 25] = [
     Route {
-        command: "embed --model m.safetensors --reduce pca.safetensors crops p.png",
+        command: "embed --model m.safetensors --reduce pca.safetensors --cameras l.csv crops p.png",
         needed: "--out new.npy",
         outputs: &["--out", "--json", "--profile"],
         inputs: &[
             "m.safetensors",
             "pca.safetensors",
+            "l.csv",
             "p.png",
             "crops/a/1_0.jpg",
             "crops/old.npy",
@@ -60,6 +61,12 @@ const ROUTES: [Route; 24] = [
         needed: "--out new.csv",
         outputs: &["--out", "--json", "--html"],
         inputs: &["e.npy", "e.paths.txt"],
+    },
+    Route {
+        command: "adapt --statistics-only --model m.safetensors --images crops --cameras l.csv",
+        needed: "--out new.safetensors",
+        outputs: &["--out", "--json"],
+        inputs: &["m.safetensors", "crops/a/1_0.jpg", "l.csv"],
     },
     Route { command: "inspect m.safetensors", needed: "", outputs: &["--json"], inputs: &["m.safetensors"] },
     Route {
@@ -173,7 +180,7 @@ const WITHOUT_INPUT: [(&str, &str, &str); 7] = [
 ];
 
 /// Flags that name an input.
-const READ: [&str; 15] = [
+const READ: [&str; 16] = [
     "--model",
     "--reduce",
     "--apply",
@@ -181,6 +188,7 @@ const READ: [&str; 15] = [
     "--gallery-embeddings",
     "--labels",
     "--images",
+    "--cameras",
     "--baseline",
     "--data",
     "--backbone",

@@ -86,7 +86,13 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
     let network = open::network(&arguments.target.model, &arguments.camera.settings(&arguments.network))?;
     // Posted images have no name that says their camera.
-    arguments.camera.cameras().check(&network.config, &["a posted image".to_string()])?;
+    let posted = ["a posted image".to_string()];
+    arguments.camera.cameras().check(&network.config, &posted)?;
+    if arguments.camera.cameras().note(&network.config, &posted).is_some() {
+        eprintln!(
+            "note: the mean of all images is subtracted from posted ones; --camera NAME takes a camera's"
+        );
+    }
     let (gallery, projection) = arguments.target.open(&network, arguments.reduce.as_deref(), false)?;
     let gallery = Arc::new(gallery);
     let kept = gallery.filtered(&arguments.filter)?;

@@ -176,7 +176,7 @@ pub struct Request {
     pub memory: Option<u64>,
     /// Options for reading images.
     pub image_options: ImageOptions,
-    /// Source of the images' cameras, for a network with a camera embedding.
+    /// Source of the images' cameras, for a network with a camera embedding or statistics.
     pub cameras: Cameras,
     /// Type of the stored values.
     pub dtype: Dtype,
@@ -230,7 +230,9 @@ pub fn embed(
     request: &Request,
     observer: &dyn Observer,
 ) -> Result<Summary> {
-    request.cameras.check(&network.config, images.iter().map(|image| &image.name))?;
+    let names = || images.iter().map(|image| &image.name);
+    request.cameras.check(&network.config, names())?;
+    request.cameras.note(&network.config, names()).iter().for_each(|note| observer.note(note));
     let found = match &output {
         Output::File(_) => None,
         Output::Index(writer) => Some(writer.found()),

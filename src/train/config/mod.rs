@@ -363,6 +363,7 @@ impl Config {
             head_embed: Some(HeadEmbed::Before),
             no_cameras: true,
             no_jigsaw: true,
+            no_statistics: true,
             ignore_unknown: model.ignore_unknown,
         }
     }

@@ -1,0 +1,152 @@
+//! Adapts a model to cameras without labels: by statistics of the embeddings of their images.
+
+use super::cameras::Cameras;
+use super::embed::{Embedder, ImageOptions};
+use crate::checkpoint::{HostTensor, Network, STATISTICS, STATISTICS_DEVIATION, STATISTICS_MEAN};
+use crate::error::{Error, Result};
+use crate::gpu::{Context, ContextOptions};
+use crate::images::walk::Image;
+use crate::observer::Observer;
+use crate::retrieval::statistics::{ENOUGH_IMAGES, Statistics, Sums};
+use crate::retry::retry;
+use crate::shape::{CameraStatistics, camera_number};
+use std::collections::BTreeMap;
+
+/// Settings of the statistics.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The adapter and the precision.
+    pub adapter: ContextOptions,
+    /// Images per batch; `None` chooses the number that fills the adapter.
+    pub batch: Option<usize>,
+    /// Limit of device memory in bytes; `None` takes the default of the adapter's class.
+    pub memory: Option<u64>,
+    /// Options for reading images.
+    pub image_options: ImageOptions,
+    /// Source of the images' cameras.
+    pub cameras: Cameras,
+    /// True to divide by deviations, too.
+    pub deviation: bool,
+}
+
+/// A network with the statistics of images.
+#[derive(Debug)]
+pub struct Adapted {
+    /// The network. It has no threshold, since its distances are new.
+    pub network: Network,
+    /// The statistics' cameras and counts of images.
+    pub statistics: CameraStatistics,
+    /// Images that could not be read.
+    pub skipped: usize,
+    /// Name of the adapter.
+    pub adapter: String,
+}
+
+impl Adapted {
+    /// Returns the number of images whose camera isn't known.
+    pub fn without_camera(&self) -> usize {
+        let CameraStatistics { images, .. } = &self.statistics;
+        images.last().map_or(0, |all| 2 * all - images.iter().sum::<usize>())
+    }
+
+    /// Returns a warning about cameras with few images.
+    pub fn warning(&self) -> Option<String> {
+        let CameraStatistics { cameras, images, .. } = &self.statistics;
+        let few = cameras.iter().zip(images).filter(|(_, images)| **images < ENOUGH_IMAGES);
+        let few: Vec<String> = few.map(|(camera, images)| format!("{camera} ({images})")).collect();
+        (!few.is_empty()).then(|| {
+            format!(
+                "cameras with few images: {}; their means are near that of all images, and {ENOUGH_IMAGES} images make \
+                 them accurate",
+                few.join(", ")
+            )
+        })
+    }
+}
+
+/// Computes the statistics of the cameras of images, see [`crate::retrieval::statistics`], and adds them to the network
+/// in place of those that it has. If the adapter is lost or runs out of memory, reopens it once and starts again.
+///
+/// # Errors
+/// Those of [`Cameras::check`]; [`Error::Data`] for a single image; [`Error::NothingToDo`] if no image can be
+/// read; [`Error::Interrupted`] after a signal; those of the adapter.
+pub fn adapt(
+    mut network: Network,
+    images: &[Image],
+    request: &Request,
+    observer: &dyn Observer,
+) -> Result<Adapted> {
+    network.config.statistics = None;
+    network.tensors.retain(|name, _| !name.starts_with(STATISTICS));
+    // A camera embedding decides the rows.
+    let table = network.config.cameras.clone();
+    if table.is_some() {
+        request.cameras.check(&network.config, images.iter().map(|image| &image.name))?;
+    }
+    let camera_of = |image: &str| match &table {
+        None => request.cameras.of(image, |_| true),
+        Some(table) => {
+            let row = request.cameras.row(&network.config, image).ok()?;
+            Some(table.names[row as usize].clone())
+        }
+    };
+    let work = |_: &mut (), context: &Context| {
+        let memory = request.memory.unwrap_or(context.default_memory());
+        let mut embedder = Embedder::new(context, &network, request.batch, memory)?;
+        embedder.set_cameras(request.cameras.clone());
+        let dim = embedder.dim();
+        let (mut all, mut cameras, mut skipped) = (Sums::new(dim), BTreeMap::new(), 0);
+        for embedded in embedder.embed_images(images.to_vec(), request.image_options, observer) {
+            match embedded? {
+                (_, Err(error)) => {
+                    skipped += 1;
+                    observer.skipped(&error);
+                }
+                (image, Ok(row)) => {
+                    all.add(&row);
+                    if let Some(camera) = camera_of(&image.name) {
+                        cameras.entry(camera).or_insert_with(|| Sums::new(dim)).add(&row);
+                    }
+                }
+            }
+        }
+        Ok((all, cameras, skipped, context.adapter.name.clone()))
+    };
+    let goes_on = ", and the statistics begin again";
+    let (all, mut cameras, skipped, adapter) =
+        retry(&request.adapter, observer, goes_on, &mut (), work, |_, _| Ok(0))?;
+    match all.count {
+        0 => return Err(Error::NothingToDo("no image could be read".to_string())),
+        1 => return Err(Error::Data("camera statistics need more than one image".to_string())),
+        _ => {}
+    }
+
+    let dim = network.config.embedding_len();
+    let names = match table {
+        Some(table) => table.names,
+        None => {
+            // Numbers in their order, then other names.
+            let mut names: Vec<String> = cameras.keys().cloned().collect();
+            names.sort_by_key(|name| camera_number(name).unwrap_or(u32::MAX));
+            names
+        }
+    };
+    let sums: Vec<Sums> =
+        names.iter().map(|name| cameras.remove(name).unwrap_or_else(|| Sums::new(dim))).collect();
+    let Statistics { mean, deviation } = Statistics::new(&sums, &all);
+    let shape = vec![names.len() + 1, dim];
+    network.tensors.insert(STATISTICS_MEAN.to_string(), HostTensor { shape: shape.clone(), data: mean });
+    if request.deviation {
+        let deviation = HostTensor { shape, data: deviation };
+        network.tensors.insert(STATISTICS_DEVIATION.to_string(), deviation);
+    }
+    let statistics = CameraStatistics {
+        cameras: names,
+        images: sums.iter().chain([&all]).map(|sums| sums.count).collect(),
+        deviation: request.deviation,
+        folders: matches!(request.cameras, Cameras::Folders),
+    };
+    network.config.statistics = Some(statistics.clone());
+    (network.threshold, network.match_rates) = (None, Vec::new());
+    Ok(Adapted { network, statistics, skipped, adapter })
+}
