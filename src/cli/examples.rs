@@ -51,8 +51,8 @@ const GROUPS: [(&str, &[Examples]); 5] = [
             (
                 "adapt",
                 [
-                    "--statistics-only --model run/best.safetensors --images crops -o adapted.safetensors",
-                    "--statistics-only --model run/best.safetensors --images crops --cameras folders -o adapted.safetensors",
+                    "--statistics-only --model run/best.safetensors --images crops -o a.safetensors",
+                    "--statistics-only --model m.safetensors --images hall --deviation -o a.safetensors",
                 ],
             ),
             (
