@@ -36,7 +36,8 @@ case "$command" in
         ;;
     images)
         build
-        cargo build --quiet --bin lat-wgpu
+        # With a test program, so that the dependencies are those that the tests compiled.
+        cargo build --quiet --bin lat-wgpu --test tidy
         "$target/debug/lat-fuzz" images --program "$target/debug/lat-wgpu" "$@"
         ;;
     libfuzzer)
@@ -61,7 +62,7 @@ case "$command" in
         CARGO_TARGET_DIR="$target" cargo clippy --quiet --locked --all-targets --manifest-path "$manifest" -- -D warnings
         build
         "$target/debug/lat-fuzz" run --out "$work/findings" --seconds 3
-        cargo build --quiet --bin lat-wgpu
+        cargo build --quiet --bin lat-wgpu --test tidy
         "$target/debug/lat-fuzz" images --program "$target/debug/lat-wgpu" --count 20000 --embed 200
         ;;
     *)

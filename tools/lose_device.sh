@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 
 program="${1:-}"
 if [ -z "$program" ]; then
-    cargo build --quiet
+    # With a test program, so that the dependencies are those that the tests compiled.
+    cargo build --quiet --bin lat-wgpu --test tidy
     program="${CARGO_TARGET_DIR:-target}/debug/lat-wgpu"
 fi
 program="$(realpath "$program")"

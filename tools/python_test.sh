@@ -23,7 +23,8 @@ if [ "$(cat "$environment/packages.txt" 2>/dev/null)" != "${packages[*]}" ]; the
 fi
 cargo fmt --check --manifest-path tools/python/Cargo.toml
 cargo clippy --quiet --locked --manifest-path tools/python/Cargo.toml -- -D warnings
-cargo build --quiet --bin lat-wgpu
+# With a test program, so that the dependencies are those that the tests compiled.
+cargo build --quiet --bin lat-wgpu --test tidy
 wheels="$(mktemp -d)"
 "$environment/bin/maturin" build --quiet --locked --profile dev --manifest-path tools/python/Cargo.toml --out "$wheels" \
     --interpreter "$environment/bin/python"

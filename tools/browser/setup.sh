@@ -25,5 +25,6 @@ for package in "$@"; do
     fi
 done
 
-cargo build
+# With a test program, so that the dependencies are those that the tests compiled.
+cargo build --bin lat-wgpu --test tidy
 program="$(cd "${CARGO_TARGET_DIR:-target}/debug" && pwd)/lat-wgpu"
