@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::checkpoint::{self, Network, Settings};
+use crate::datasets::cameras::{Cameras, NO_CAMERA};
 use crate::datasets::{LoadOptions, TestSet};
 use crate::embeddings::{Embeddings, gallery, rows::Rows};
 use crate::error::{Error, Result};
@@ -12,7 +13,6 @@ use crate::images::walk;
 use crate::retrieval::metrics::Scores;
 use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
-use crate::tasks::cameras::{Cameras, NO_CAMERA};
 use crate::tasks::embed::{Embedder, ImageOptions};
 use crate::tasks::evaluate::{self, EvaluationSet, evaluate};
 use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, verdicts};

@@ -1,4 +1,5 @@
-//! `lat-wgpu adapt --statistics-only`, and its parts against numpy (tools/make_statistics_goldens.py).
+//! `lat-wgpu adapt`: statistics, and their parts against numpy (tools/make_statistics_goldens.py); training on clusters,
+//! with bit-identical resuming. tests/training.rs has its steps against PyTorch.
 
 mod common;
 #[path = "common/program.rs"]
@@ -20,6 +21,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 /// Largest difference from numpy.
 const TOLERANCE: f64 = 1e-6;
@@ -298,9 +300,11 @@ fn cameras_come_from_names_folders_or_a_table() {
         let (_, stderr) = expect(code, here, &[&ADAPT[..], &["--out", "x.safetensors"], more].concat());
         assert!(stderr.contains(words), "{more:?}: {stderr}");
     }
-    let (_, stderr) =
-        expect(2, here, &["adapt", "--model", TINY, "--images", "crops", "--out", "x.safetensors"]);
-    assert!(stderr.contains("--statistics-only"), "{stderr}");
+    let useless = [&ADAPT[..], &["--images", "crops", "--out", "x.safetensors", "--lr", "1"]].concat();
+    let (_, stderr) = expect(2, here, &useless);
+    assert!(stderr.contains("--lr has no effect with --statistics-only"), "{stderr}");
+    let (_, stderr) = expect(2, here, &ADAPT);
+    assert!(stderr.contains("missing --images, --out"), "{stderr}");
     assert!(!here.join("x.safetensors").exists());
 }
 
@@ -386,4 +390,172 @@ fn damaged_statistics_are_refused() {
         let message = refusal(change).unwrap_err();
         assert!(message.contains(words), "{words}: {message}");
     }
+}
+
+/// `adapt` on the synthetic images in `figures`, without their labels: 4 persons by 2 cameras with 4 images each.
+fn clustered(folder: &Path, more: &[&str]) -> Command {
+    let mut arguments =
+        vec!["adapt", "--model", TINY, "--heads", "2", "--images", "figures/bounding_box_train"];
+    arguments.extend(["--k1", "8", "--k2", "2", "--min-samples", "2", "--epochs", "3", "--passes", "2"]);
+    arguments.extend([
+        "--persons-per-batch",
+        "3",
+        "--images-per-person",
+        "2",
+        "--batch-size",
+        "6",
+        "--lr",
+        "1e-3",
+    ]);
+    arguments.extend(more);
+    program::program(folder, &arguments)
+}
+
+fn lines(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn clusters_take_the_place_of_persons() {
+    let folder = program::figures("4");
+    let here = folder.path();
+    let evaluated = ["--eval-every", "2", "--data", "figures"];
+    let (_, stderr) = program::finish(0, clustered(here, &["--out", "run", "--verbose"]).args(evaluated));
+    let run = here.join("run");
+    let log = lines(&run);
+    let epochs: Vec<&Value> = log.iter().filter(|line| line["kind"] == "epoch").collect();
+    assert_eq!((log.len(), epochs.len()), (3 * 10 + 3, 3));
+    for epoch in &epochs {
+        let count = |key: &str| epoch[key].as_u64().unwrap();
+        assert!(count("clusters") >= 2 && count("outliers") + 2 * count("clusters") <= 32, "{epoch}");
+        assert!(count("largest") <= 32 - count("outliers"), "{epoch}");
+        // The radius of the first epoch stays.
+        assert_eq!(epoch["eps"], epochs[0]["eps"]);
+        let note = format!("epoch {}: {} clusters of ", epoch["epoch"], epoch["clusters"]);
+        assert!(stderr.contains(&note), "{note}: {stderr}");
+    }
+    assert!(stderr.contains("eps 0.65: "), "{stderr}");
+    let scores: Vec<bool> = epochs.iter().map(|epoch| epoch["map"].is_number()).collect();
+    assert_eq!(scores, [false, true, true]);
+    assert!(std::fs::read_to_string(run.join("curves.svg")).unwrap().contains("Clusters"));
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    assert!(config.contains("images = \"figures/bounding_box_train\"") && config.contains("eps = \"auto\""));
+    assert!(stderr.contains("next: lat-wgpu eval --model run/best.safetensors --data figures"), "{stderr}");
+
+    // The model has its own statistics and its BatchNorm, but no classifier, and embeds as it was scored.
+    let best = run.join("best.safetensors");
+    let network = checkpoint::load(&best, &Settings::default()).unwrap();
+    let statistics = network.config.statistics.clone().unwrap();
+    assert_eq!(
+        (&statistics.cameras[..], &statistics.images[..]),
+        (&["1".into(), "2".into()][..], &[16, 16, 32][..])
+    );
+    let names: Vec<String> =
+        checkpoint::list(&best).unwrap().0.into_iter().map(|tensor| tensor.name).collect();
+    assert!(names.iter().any(|name| name == "heads.0.bn.weight"), "{names:?}");
+    assert!(!names.iter().any(|name| name.ends_with("classifier.weight")), "{names:?}");
+    let eval = ["eval", "--model", "run/best.safetensors", "--data", "figures", "--json", "e.json"];
+    let (_, stderr) = expect(0, here, &eval);
+    assert!(stderr.contains("not zero-shot"), "{stderr}");
+    let scored: Value = serde_json::from_slice(&std::fs::read(here.join("e.json")).unwrap()).unwrap();
+    assert_eq!(scored["map"], epochs[2]["map"], "{scored}");
+
+    // A second run starts from the BatchNorm of the first.
+    let again = ["--model", "run/best.safetensors", "--out", "again", "--max-steps", "0"];
+    program::finish(0, &mut clustered(here, &again));
+    let neck = |run: &str| {
+        let network =
+            checkpoint::load(&here.join(run).join("best.safetensors"), &Settings::default()).unwrap();
+        network.tensors["heads.3.bn.running_var"].data.clone()
+    };
+    assert!(neck("again") == neck("run") && neck("run").iter().any(|&v| v != 1.0));
+}
+
+#[test]
+fn a_resumed_run_on_clusters_equals_an_uninterrupted_one() {
+    let folder = program::figures("4");
+    let here = folder.path();
+    let file = |run: &str, name: &str| std::fs::read(here.join(run).join(name)).unwrap();
+    for run in ["whole", "twice"] {
+        program::finish(0, &mut clustered(here, &["--out", run]));
+    }
+    for (run, stops) in [("inside", &["1", "15"][..]), ("between", &["10"]), ("at the start", &["0", "29"])] {
+        for stop in stops {
+            program::finish(0, &mut clustered(here, &["--out", run, "--resume", "--max-steps", stop]));
+        }
+        let (_, stderr) = expect(0, here, &["adapt", "--out", run, "--resume"]);
+        assert!(stderr.contains("best.safetensors: epoch 2"), "{stderr}");
+    }
+    #[cfg(unix)]
+    {
+        let mut command = clustered(here, &["--out", "killed"]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        while std::fs::read_to_string(here.join("killed/log.jsonl")).unwrap_or_default().lines().count() < 14
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        program::signal(&child, "-TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+        expect(0, here, &["adapt", "--out", "killed", "--resume"]);
+    }
+    let losses = |run: &str| -> Vec<Value> {
+        lines(&here.join(run)).iter().map(|line| line["loss"].clone()).collect()
+    };
+    for run in ["twice", "inside", "between", "at the start", "killed"] {
+        if run != "killed" || cfg!(unix) {
+            assert_eq!(losses(run), losses("whole"), "{run}");
+            for name in ["last.safetensors", "best.safetensors"] {
+                assert!(file(run, name) == file("whole", name), "{run}: {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn impossible_clusters_are_refused_with_a_reason() {
+    let folder = program::figures("1");
+    let here = folder.path();
+    for (code, more, words) in [
+        (1, &["--out", "a", "--eps", "0.5", "--min-samples", "20"][..], "eps 0.5 gives 0 clusters"),
+        (2, &["--out", "b", "--eps", "1"], "expected \"auto\" or a number from 0 to below 1"),
+        (2, &["--out", "c", "--eval-every", "1"], "--eval-every needs --data"),
+        (
+            2,
+            &["--out", "d", "--set", "loss.identity=1"],
+            "cluster.images must be absent unless loss.identity is 0",
+        ),
+        (2, &["--out", "e", "--set", "schedule.best=accuracy"], "unless schedule.best is last"),
+        (2, &["--out", "f", "--json", "f.json"], "--statistics-only"),
+        (1, &["--out", "g", "--cameras", "folder"], "folder"),
+        (1, &["--out", "h", "--images", "nowhere"], "nowhere"),
+    ] {
+        let (_, stderr) = program::finish(code, &mut clustered(here, more));
+        assert!(stderr.contains(words), "{more:?}: {stderr}");
+    }
+    let (_, stderr) = expect(2, here, &["adapt", "--model", TINY]);
+    assert!(stderr.contains("missing --images, --out"), "{stderr}");
+    let (_, stderr) = expect(2, here, &["adapt", "--lr", "1"]);
+    assert!(stderr.contains("missing --model, --images, --out"), "{stderr}");
+    // A model whose embedding depends on cameras.
+    let train = [
+        "train",
+        "--data",
+        "figures",
+        "--backbone",
+        TINY,
+        "--heads",
+        "2",
+        "--out",
+        "run",
+        "--max-steps",
+        "0",
+    ];
+    expect(0, here, &[&train[..], &["--camera-embedding", "3", "--batch-size", "4"]].concat());
+    let refused = ["--out", "i", "--model", "run/best.safetensors"];
+    let (_, stderr) = program::finish(2, &mut clustered(here, &refused));
+    assert!(
+        stderr.contains("a model with a camera embedding or a jigsaw can't train on clusters"),
+        "{stderr}"
+    );
 }

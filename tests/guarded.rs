@@ -72,7 +72,7 @@ fn trained(context: &Context) -> Vec<u32> {
     let stage = Trainable { embeddings: true, first_open: 0 };
     let mut learner = Learner::new(context, &network, heads, rule, stage).unwrap();
     let prototypes = random::normal(9, 5 * network.config.embedding_len());
-    learner.write_prototypes(&prototypes);
+    learner.write_prototypes(&prototypes).unwrap();
     learner.set_drop_path(0.5);
     learner.erase_with_noise();
     let step = learner.record_step(BATCH, BATCH).unwrap();

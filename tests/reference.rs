@@ -22,9 +22,9 @@ Generated from the program; `lat-wgpu COMMAND --help` prints the same. The keys 
 const KEYS: &str = "\
 # Training keys
 
-Generated from the program. `train` and `ablate` read these keys from `--config FILE.toml` and `--set KEY=VALUE`. Each has
-a flag, and a switch also one with `--no-`. The order is default < preset < file < flags < `--set`. An unknown key is an
-error. Defaults are those of the preset `paper`.
+Generated from the program. `train`, `ablate` and `adapt` read these keys from `--config FILE.toml` and
+`--set KEY=VALUE`. Each has a flag of `train`, those of `cluster` one of `adapt`, and a switch also one with `--no-`. The
+order is default < preset < file < flags < `--set`. An unknown key is an error. Defaults are those of the preset `paper`.
 ";
 
 /// Compares a page with what the code says, or writes it.

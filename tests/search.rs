@@ -4,13 +4,13 @@
 mod program;
 
 use lat_wgpu::checkpoint::{self, Settings, Threshold};
+use lat_wgpu::datasets::cameras::Cameras;
 use lat_wgpu::embeddings::gallery::Gallery;
 use lat_wgpu::embeddings::rows::Selected;
 use lat_wgpu::embeddings::{self, Dtype, EmbeddingWriter, Embeddings};
 use lat_wgpu::gpu::ContextOptions;
 use lat_wgpu::images::walk::list_images;
 use lat_wgpu::tasks;
-use lat_wgpu::tasks::cameras::Cameras;
 use lat_wgpu::tasks::embed::ImageOptions;
 use lat_wgpu::tasks::search::{Request, check_fits, verdicts};
 use program::{TINY, expect};

@@ -45,6 +45,7 @@ fn presets_are_listed_with_what_they_set() {
         "transreid-full",
         "personvit",
         "prototypes",
+        "cluster-contrast",
     ];
     for (name, section) in names.iter().zip(&sections) {
         assert_eq!(section.lines().next(), Some(*name), "{section}");
@@ -325,8 +326,9 @@ fn impossible_settings_are_refused_with_a_reason() {
         let (_, stderr) = expect(2, here, arguments);
         assert!(stderr.contains(words), "{arguments:?}: {stderr}");
     }
-    let (help, _) = expect(0, here, &["train", "--help"]);
+    let [help, of_clusters] = ["train", "adapt"].map(|command| expect(0, here, &[command, "--help"]).0);
     for key in lat_wgpu::train::config::keys() {
+        let help = if key.name.starts_with("cluster.") { &of_clusters } else { &help };
         let flag = format!("  --{} ", key.flag());
         assert!(help.contains(&flag) || help.contains(&flag.replace(' ', "\n")), "--help lacks {flag}");
     }

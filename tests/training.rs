@@ -9,6 +9,7 @@ mod goldens;
 
 use common::{assert_same_bits, bits, context};
 use lat_wgpu::checkpoint::{self, ClassifiersInfo, HostTensor, Network, Settings, trained_metadata};
+use lat_wgpu::datasets::cameras::Cameras;
 use lat_wgpu::gpu::{Context, ContextOptions, Precision};
 use lat_wgpu::images::decode::Rgb;
 use lat_wgpu::kernels::adam::{GroupValues, StepValues};
@@ -18,7 +19,6 @@ use lat_wgpu::model::{
     TrainingStep, UpdateRule,
 };
 use lat_wgpu::shape::{ClassifierKind, HeadEmbed, VitConfig};
-use lat_wgpu::tasks::cameras::Cameras;
 use lat_wgpu::tasks::embed::Embedder;
 use lat_wgpu::train::config::{Config, LrStep, Optimizer, Preset};
 use lat_wgpu::train::schedule::Schedule;
@@ -155,7 +155,7 @@ impl Golden {
         let mut learner = Learner::new(context, &self.network, heads, rule, trainable).unwrap();
         if let Some(memory) = self.tensors.get("memory") {
             let temperature = self.number("temperature") as f32;
-            learner.write_prototypes(&memory.iter().map(|v| v / temperature).collect::<Vec<f32>>());
+            learner.write_prototypes(&memory.iter().map(|v| v / temperature).collect::<Vec<f32>>()).unwrap();
         }
         learner.set_drop_path(self.recipe["drop_path"].as_f64().unwrap_or(0.0) as f32);
         learner
@@ -247,6 +247,7 @@ fn gradients_and_statistics_agree_with_pytorch_at_every_stage() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "clusters",
         "transreid",
         "cameras",
         "transreid_full",
@@ -322,6 +323,7 @@ fn ten_losses_agree_with_pytorch_for_each_preset() {
         "bnneck_rows",
         "prototypes",
         "prototypes_after",
+        "clusters",
         "transreid",
         "transreid_masks",
         "cameras",

@@ -704,9 +704,12 @@ def backward(model, recipe, images, labels):
     model.zero_grad(set_to_none=True)
     parts = model.parts(model.tokens(images))
     jigsaw = model.config.jigsaw
-    loss = loss_of(model.classify(parts), labels, recipe.smoothing, recipe.head, jigsaw)
-    if recipe.identity is not None:
-        loss = recipe.identity * loss
+    logits = model.classify(parts)
+    if recipe.identity == 0:
+        # Labels may be clusters, of which the classifiers know nothing.
+        loss = 0 * logits.sum()
+    else:
+        loss = (recipe.identity or 1) * loss_of(logits, labels, recipe.smoothing, recipe.head, jigsaw)
     if recipe.triplet_margin is not None:
         separate = zip(jigsaw_weights(parts.shape[1]), parts.split(1, 1)) if jigsaw else [(1.0, parts)]
         loss = loss + sum(weight * triplet_loss(part, labels, recipe.triplet_margin) for weight, part in separate)

@@ -60,14 +60,18 @@ MODELS = {
     # DeepViT's re-attention of four heads, one part.
     "deepvit": ({"width": 16, "depth": 2, "rows": 7}, (24, 16), {"stride": 8, "heads": 4, "reattention": True}, 1),
 }
+# BNNeck for two rows, whose classifiers have one class: clusters take the place of persons.
+MODELS["unlabelled"] = ({"width": 16, "depth": 2, "rows": 5}, (16, 16), {"stride": 8}, 2)
 # Models with BNNeck.
-NECKS = ("neck", "cameras", "jigsaw")
+NECKS = ("neck", "cameras", "jigsaw", "unlabelled")
+# Clusters of the images of TRIPLET_LABELS, of which three have no image.
+CLUSTERS = 7
 
 
 def write_model(name, vit, size, model, parts):
     """Make a model with part classifiers and write it as `lat-wgpu train` does; returns the state dict."""
     state, width = random_vit(name, **vit), vit.get("width", 32)
-    r = Random(name + " heads")
+    r, classes = Random(name + " heads"), 1 if name == "unlabelled" else CLASSES
     for i in range(parts):
         head, neck = f"heads.{i}", name in NECKS
         hidden = width if neck else lat.HIDDEN
@@ -78,9 +82,9 @@ def write_model(name, vit, size, model, parts):
         state[f"{head}.bn.running_var"] = r.normal(hidden, std=0.4).exp()
         if neck:
             del state[f"{head}.bn.bias"]
-            state[f"{head}.classifier.weight"] = r.normal(CLASSES, hidden, std=0.3)
+            state[f"{head}.classifier.weight"] = r.normal(classes, hidden, std=0.3)
         else:
-            r.linear(state, f"{head}.fc2", CLASSES, hidden)
+            r.linear(state, f"{head}.fc2", classes, hidden)
     if "jigsaw" in model:
         r.norm(state, "b2.0.norm1", width)
         r.linear(state, "b2.0.attn.qkv", 3 * width, width)
@@ -108,7 +112,7 @@ def write_model(name, vit, size, model, parts):
         "format": 1,
         "model": {"heads": heads, "act": c.act, "ln_eps": c.ln_eps, "stride": c.stride, "grid": c.grid} | cameras,
         "preprocess": {"size": size, "interpolation": "bicubic", "mean": mean, "std": std},
-        "class_names": [f"person {i}" for i in range(CLASSES)],
+        "class_names": [f"person {i}" for i in range(classes)],
     }
     write_safetensors(FOLDER / f"{name}.model.safetensors", state, {"lat_wgpu": json.dumps(metadata)})
     return state
@@ -181,6 +185,24 @@ CASES = {
         ("blocks.1", "norm", "heads"),
         (),
         "BNNeck, triplets and prototypes of the rows after the BatchNorm, with the hard update",
+    ),
+    "clusters": (
+        "unlabelled",
+        replace(
+            NO_DROPOUT["full"],
+            head="bnneck",
+            embed="after",
+            identity=0.0,
+            optimizer="sgd",
+            sgd_momentum=0.9,
+            lr=0.001,
+            weight_decay=5e-4,
+            **MEMORY | {"prototypes": 1.0, "momentum": 0.1},
+        ),
+        # The BatchNorm cancels scale and shift of the final norm.
+        ("embeddings", "blocks.0", "blocks.1", "heads"),
+        ("blocks.1", "heads"),
+        "clusters in place of persons: the prototype loss alone, after the BatchNorm, with more clusters than classes",
     ),
     "sgd": (
         "tiny",
@@ -364,7 +386,8 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
         tensors["cameras"] = model.cameras = torch.arange(len(labels)) * 2 % 3
     if recipe.prototypes is not None:
         length = model.config.width * len(model.heads)
-        memory = torch.nn.functional.normalize(Random(f"{name} memory").normal(CLASSES, length), dim=1)
+        count = CLUSTERS if recipe.identity == 0 else CLASSES
+        memory = torch.nn.functional.normalize(Random(f"{name} memory").normal(count, length), dim=1)
         tensors["memory"] = memory.float()
         model.memory = tensors["memory"].double()
     with torch.no_grad():
@@ -373,7 +396,8 @@ def write_case(name, states, model_name, recipe, grad_groups, final_groups, what
             tensors["embeddings_after"] = model.embed_after(model.parts(model.tokens(images)))
         if model.sie_embed is not None or model.config.reattention:
             tensors["embeddings"] = model(images)
-    tensors["eval_loss"] = lat.loss_of(logits, labels, recipe.smoothing, recipe.head, model.config.jigsaw)[None]
+    persons = 0 * labels if recipe.identity == 0 else labels
+    tensors["eval_loss"] = lat.loss_of(logits, persons, recipe.smoothing, recipe.head, model.config.jigsaw)[None]
     tensors["eval_predictions"] = lat.predict(logits)
 
     masks = None

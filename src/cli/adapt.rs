@@ -1,130 +1,187 @@
 //! `lat-wgpu adapt`: adapts a model to cameras without labels.
 
-use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments};
+use super::arguments::{Training, Trains};
 use super::export::print_written;
 use super::json;
+use super::keys::{is_network_setting, network_settings};
 use super::open;
 use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
+use super::train::{RunArguments, go};
+use super::words::word;
 use crate::checkpoint::{self, Settings};
-use crate::datasets;
-use crate::error::Result;
+use crate::datasets::cameras::Cameras;
+use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::Listing;
-use crate::shape::CameraStatistics;
+use crate::shape::{CameraStatistics, GeltConfig};
 use crate::tasks::adapt::{Adapted, Request, adapt};
-use crate::tasks::cameras::Cameras;
 use crate::tasks::embed::ImageOptions;
+use crate::train::config::{Config, Key, Layers, Preset, keys};
 use clap::Args;
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 
 /// `lat-wgpu adapt`.
+///
+/// Flags for keys of the configuration come from [`Training`].
 #[derive(Debug, Args)]
+#[command(override_usage = USAGE, args_override_self = true)]
 pub struct AdaptArguments {
     /// Weights of a plain ViT, or a trained model, as .safetensors
     #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    pub model: Option<PathBuf>,
     /// Folder of images by the cameras, which is searched recursively; no labels are needed
     #[arg(long, value_name = "DIR")]
-    pub images: PathBuf,
-    /// Output model, as .safetensors
-    #[arg(short, long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Stores the mean embedding of each camera, which embedding then subtracts, and trains nothing; required, since
-    /// there is no other form yet
-    #[arg(long, required = true)]
+    pub images: Option<PathBuf>,
+    /// Data set for --eval-every: its queries are scored against its gallery
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors; with --statistics-only the
+    /// output model, as .safetensors
+    #[arg(short, long, value_name = "RUN|FILE")]
+    pub out: Option<PathBuf>,
+    /// Stores the mean embedding of each camera, which embedding then subtracts, and trains nothing
+    #[arg(long, conflicts_with_all = ["data", "resume", "config", "set", "dry_run", "profile"])]
     pub statistics_only: bool,
-    /// Stores the deviation of each camera's embeddings too, which embedding then divides by
-    #[arg(long)]
-    pub deviation: bool,
-    /// Cameras of the images: names as in Market-1501, folders (the first one below --images), or a table with the
-    /// columns path and camera
-    #[arg(long, value_name = "names|folders|CSV", default_value = "names")]
-    pub cameras: CameraSource,
-    /// Images per batch [default: enough to fill the adapter, within --memory]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch_size: Option<u32>,
     #[command(flatten)]
-    pub memory: MemoryArgument,
-    #[command(flatten)]
-    pub device: DeviceArguments,
-    /// Writes a summary as JSON; - for stdout
-    #[arg(long, value_name = "FILE")]
+    pub run: RunArguments,
+    /// With --statistics-only: writes a summary as JSON; - for stdout
+    #[arg(long, value_name = "FILE", requires = "statistics_only")]
     pub json: Option<PathBuf>,
-    /// Follows links to files and folders; enters each folder once
-    #[arg(long)]
-    pub follow_links: bool,
-    /// Ignores the EXIF orientation of images
-    #[arg(long)]
-    pub ignore_exif: bool,
-    #[command(flatten)]
-    pub network: NetworkArguments,
 }
 
-/// The source of the images' cameras.
-#[derive(Debug, Clone)]
-pub enum CameraSource {
-    Names,
-    Folders,
-    Table(PathBuf),
-}
+/// A new run, a resumed one, and statistics.
+const USAGE: &str = "lat-wgpu adapt --model <FILE> --images <DIR> --out <RUN> [OPTIONS]
+       lat-wgpu adapt --resume --out <RUN> [OPTIONS]
+       lat-wgpu adapt --statistics-only --model <FILE> --images <DIR> --out <FILE> [OPTIONS]";
 
-impl FromStr for CameraSource {
-    type Err = Infallible;
+/// The presets' keys that a command can set, without those that need labels, and those that it decides.
+impl Trains for AdaptArguments {
+    fn has(key: &str) -> bool {
+        const WITHOUT: [&str; 18] = [
+            "data.dir",
+            "model.backbone",
+            "model.embed_tokens",
+            "model.camera_embedding",
+            "model.jigsaw",
+            "cluster.images",
+            // `--eps` is the clusters'.
+            "optim.eps",
+            "head.kind",
+            "head.embed",
+            "head.hidden",
+            "head.dropout",
+            "head.relu",
+            "loss.identity",
+            "loss.label_smoothing",
+            "data.val_fraction",
+            "data.val_persons",
+            "schedule.best",
+            "schedule.refit",
+        ];
+        !WITHOUT.contains(&key)
+    }
 
-    fn from_str(text: &str) -> std::result::Result<CameraSource, Infallible> {
-        Ok(match text {
-            "names" => CameraSource::Names,
-            "folders" => CameraSource::Folders,
-            table => CameraSource::Table(table.into()),
-        })
+    fn default(key: &Key) -> Option<String> {
+        // The model's metadata decides.
+        let is_models = is_network_setting(key.name) && key.name != "model.ignore_unknown";
+        key.value_in(Preset::ClusterContrast).filter(|_| !is_models)
     }
 }
 
-impl CameraSource {
-    /// The table.
-    fn table(&self) -> Option<&PathBuf> {
-        match self {
-            CameraSource::Table(table) => Some(table),
-            CameraSource::Names | CameraSource::Folders => None,
-        }
-    }
+/// Returns whether a key has an effect with `--statistics-only`.
+fn affects_statistics(key: &str) -> bool {
+    const KEYS: [&str; 7] = [
+        "cluster.cameras",
+        "cluster.deviation",
+        "data.follow_links",
+        "data.ignore_exif",
+        "device.adapter",
+        "device.precision",
+        "schedule.batch_size",
+    ];
+    KEYS.contains(&key) || is_network_setting(key)
 }
 
-pub fn run(arguments: &AdaptArguments) -> Result<ExitCode> {
-    let AdaptArguments { model, images, out, cameras, follow_links, .. } = arguments;
-    let paths = Paths::new().following(*follow_links).reads("--model", [model]).reads("--images", [images]);
-    let paths = paths.reads("--cameras", cameras.table());
-    paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
-    let cameras = match cameras {
-        CameraSource::Names => Cameras::Names,
-        CameraSource::Folders => Cameras::Folders,
-        CameraSource::Table(table) => Cameras::Labels(datasets::read_cameras(table)?),
+pub fn run(Training { arguments, mut layers }: Training<AdaptArguments>) -> Result<ExitCode> {
+    if arguments.statistics_only {
+        return store_statistics(&arguments, &layers);
+    }
+    let AdaptArguments { model, images, data, out, run, .. } = arguments;
+    for (key, path) in [("model.backbone", &model), ("cluster.images", &images), ("data.dir", &data)] {
+        layers.flags.extend(path.iter().map(|path| (key.to_string(), path.to_string_lossy().into_owned())));
+    }
+    layers.base = vec![("preset".to_string(), word(&Preset::ClusterContrast))];
+    layers.base.extend(Config::of_clusters());
+    let config = Config::resolve(&layers)?;
+    let mut missing = Vec::new();
+    if !run.resume {
+        missing.extend(config.model.backbone.is_none().then_some("--model"));
+        missing.extend(config.cluster.images.is_none().then_some("--images"));
+    }
+    go("adapt", missing, out, run, layers, |layers| take_parts(layers, &config))
+}
+
+/// Adds the keys of the parts that the model embeds, if a run may begin with it.
+fn take_parts(mut layers: Layers, config: &Config) -> Result<Layers> {
+    let Some(model) = &config.model.backbone else { return Ok(layers) };
+    let own = Settings { lambda: None, lambda_on: None, tokens: None, parts: None, ..config.settings() };
+    let settings = Settings { head_embed: None, ..own };
+    let GeltConfig { lambda, lambda_on, tokens, parts } =
+        open::network(Path::new(model), &settings)?.config.gelt;
+    let is_tokens = |(key, _): &&(String, String)| key == "model.tokens";
+    let embeds = layers.flags.iter().find(is_tokens).map_or(word(&tokens), |(_, tokens)| tokens.clone());
+    let keys = [
+        ("model.lambda", lambda.to_string()),
+        ("model.lambda_on", word(&lambda_on)),
+        ("model.tokens", word(&tokens)),
+        ("model.embed_tokens", embeds),
+        ("model.parts", String::from(parts)),
+    ];
+    layers.base.extend(keys.map(|(key, value)| (key.to_string(), value)));
+    Ok(layers)
+}
+
+/// Stores the statistics of the cameras in a model.
+fn store_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitCode> {
+    let useless = layers.flags.iter().map(|(key, _)| key).find(|key| !affects_statistics(key));
+    if let Some(key) = useless.and_then(|name| keys().find(|key| key.name == name)) {
+        return Err(Error::Usage(format!("--{} has no effect with --statistics-only", key.flag())));
+    }
+    let (Some(model), Some(images), Some(out)) = (&arguments.model, &arguments.images, &arguments.out) else {
+        let flags =
+            [("--model", &arguments.model), ("--images", &arguments.images), ("--out", &arguments.out)];
+        let missing: Vec<&str> =
+            flags.into_iter().filter(|(_, path)| path.is_none()).map(|(flag, _)| flag).collect();
+        return Err(Error::Usage(format!("missing {}", missing.join(", "))));
     };
-    let settings = Settings { no_statistics: true, ..arguments.network.settings() };
+    let config = Config::resolve(layers)?;
+    let (cluster, data) = (&config.cluster, &config.data);
+    let paths =
+        Paths::new().following(data.follow_links).reads("--model", [model]).reads("--images", [images]);
+    let paths = paths.reads("--cameras", Cameras::table(&cluster.cameras));
+    paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
+    let cameras = Cameras::read(&cluster.cameras)?;
+    let settings = Settings { no_statistics: true, ..network_settings(&layers.flags)? };
     let network = open::network(model, &settings)?;
     if network.threshold.is_some() {
         eprintln!("note: the model's threshold is left out: it applies to distances without the statistics");
     }
-    let Listing { images, left_out } = open::images(std::slice::from_ref(images), *follow_links)?;
+    let Listing { images, left_out } = open::images(std::slice::from_ref(images), data.follow_links)?;
     if !left_out.counts().is_empty() {
         eprintln!("note: left out: {left_out}");
     }
+    let is_batch = |(key, _): &&(String, String)| key == "schedule.batch_size";
     let request = Request {
-        adapter: arguments.device.options(),
-        batch: arguments.batch_size.map(|batch| batch as usize),
-        memory: arguments.memory.memory,
-        image_options: ImageOptions {
-            decode: DecodeOptions { ignore_exif: arguments.ignore_exif },
-            flip: false,
-        },
+        adapter: config.device.options(),
+        batch: layers.flags.iter().find(is_batch).map(|_| config.schedule.batch_size),
+        memory: arguments.run.memory,
+        image_options: ImageOptions { decode: DecodeOptions { ignore_exif: data.ignore_exif }, flip: false },
         cameras,
-        deviation: arguments.deviation,
+        deviation: cluster.deviation,
     };
     let progress = Progress::new(Some(Signals::listen()?));
     let adapted = adapt(network, &images, &request, &progress);
@@ -134,7 +191,7 @@ pub fn run(arguments: &AdaptArguments) -> Result<ExitCode> {
         eprintln!("warning: {warning}");
     }
     checkpoint::save_with_statistics(model, &adapted.network, out)?;
-    json::print_or_write(arguments.json.as_deref(), &text(&adapted), || value(arguments, &adapted))?;
+    json::print_or_write(arguments.json.as_deref(), &text(&adapted), || value(out, &adapted))?;
     print_written(out, checkpoint::list(out)?.0.len())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -154,11 +211,11 @@ fn text(adapted: &Adapted) -> String {
 }
 
 /// The value of --json.
-fn value(arguments: &AdaptArguments, adapted: &Adapted) -> Value {
+fn value(out: &Path, adapted: &Adapted) -> Value {
     let CameraStatistics { cameras, images, deviation, .. } = &adapted.statistics;
     let rows = cameras.iter().zip(images).map(|(camera, images)| json!({"camera": camera, "images": images}));
     json!({
-        "out": arguments.out.to_string_lossy(),
+        "out": out.to_string_lossy(),
         "cameras": rows.collect::<Vec<_>>(),
         "images": images.last(),
         "without_camera": adapted.without_camera(),

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Precision;
 use crate::images::decode::DecodeOptions;
 use crate::report::{Match, RankedList, Report, Shown, Thumbnails, Verdict};
+use crate::retrieval::dbscan::{ClusterOptions, Radius};
 use crate::retrieval::jaccard::JaccardOptions;
 use crate::storage::atomic::write_atomically;
 use crate::tasks::cluster::{Outcome, Request, cluster};
@@ -39,8 +40,8 @@ pub struct ClusterArguments {
     #[arg(short, long, value_name = "CSV")]
     pub out: PathBuf,
     /// Largest distance within a group; auto takes the best of 0.30, 0.35 … 0.65
-    #[arg(long, value_name = "auto|F", default_value = "auto", value_parser = eps)]
-    pub eps: Eps,
+    #[arg(long, value_name = "auto|F", default_value = "auto")]
+    pub eps: Radius,
     /// Size of the k-reciprocal neighbourhood, with the image itself
     #[arg(long, value_name = "N", default_value_t = JaccardOptions::default().k1)]
     pub k1: usize,
@@ -67,23 +68,6 @@ pub struct ClusterArguments {
     pub ignore_exif: bool,
 }
 
-/// The radius of --eps; `None` for auto.
-#[derive(Debug, Clone, Copy)]
-pub struct Eps(Option<f64>);
-
-fn eps(text: &str) -> std::result::Result<Eps, String> {
-    let wrong = || format!("expected auto or a number from 0 to below 1, found {text}");
-    match text {
-        "auto" => Ok(Eps(None)),
-        text => text
-            .parse()
-            .ok()
-            .filter(|eps| (0.0..1.0).contains(eps))
-            .map(|eps| Eps(Some(eps)))
-            .ok_or_else(wrong),
-    }
-}
-
 pub fn run(arguments: &ClusterArguments) -> Result<ExitCode> {
     let ClusterArguments { gallery, out, json, page, images, .. } = arguments;
     let paths = Paths::new().reads("--gallery", [gallery]).reads("--images", images);
@@ -102,9 +86,11 @@ pub fn run(arguments: &ClusterArguments) -> Result<ExitCode> {
         open::print_notes(&[open::NO_IMAGES]);
     }
     let request = Request {
-        jaccard: JaccardOptions { k1: arguments.k1, k2: arguments.k2 },
-        eps: arguments.eps.0,
-        min_samples: arguments.min_samples as usize,
+        options: ClusterOptions {
+            jaccard: JaccardOptions { k1: arguments.k1, k2: arguments.k2 },
+            radius: arguments.eps,
+            min_samples: arguments.min_samples as usize,
+        },
         adapter: arguments.adapter.options(Precision::F32),
         memory: arguments.memory.memory,
     };
@@ -112,7 +98,7 @@ pub fn run(arguments: &ClusterArguments) -> Result<ExitCode> {
     let outcome = cluster(&gallery, &request, &progress);
     progress.finish();
     let outcome = outcome?;
-    for size in outcome.suspicious() {
+    for size in outcome.grouping.clusters.suspicious() {
         eprintln!("warning: a group of {size} of {} images is hardly one person", gallery.names().len());
     }
     write_atomically(out, &table(gallery.names(), &outcome)?)?;
@@ -130,7 +116,7 @@ fn table(names: &[String], outcome: &Outcome) -> Result<Vec<u8>> {
     let failed = |e: csv::Error| Error::Data(format!("the table: {e}"));
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(["path", "group", "person", "camera"]).map_err(failed)?;
-    for (name, label) in names.iter().zip(&outcome.clusters.labels) {
+    for (name, label) in names.iter().zip(&outcome.grouping.clusters.labels) {
         let group = label.map_or("-1".to_string(), |label| label.to_string());
         let camera =
             Label::from_market_name(name).map_or("unknown".to_string(), |label| label.camera.to_string());
@@ -139,16 +125,12 @@ fn table(names: &[String], outcome: &Outcome) -> Result<Vec<u8>> {
     writer.into_inner().map_err(|e| Error::Data(format!("the table: {e}")))
 }
 
-fn outliers(outcome: &Outcome) -> usize {
-    outcome.clusters.labels.iter().filter(|label| label.is_none()).count()
-}
-
 fn text(outcome: &Outcome) -> String {
     let mut text = String::new();
-    if !outcome.tried.is_empty() {
+    if !outcome.grouping.tried.is_empty() {
         text.push_str("   eps  groups  clustered  silhouette   score\n");
     }
-    for choice in &outcome.tried {
+    for choice in &outcome.grouping.tried {
         let (count, share) = (choice.clusters.count, 100.0 * choice.clusters.share());
         text.push_str(&format!("{:>6.2}{count:>8}{share:>9.1} %", choice.eps));
         match (choice.silhouette, choice.score()) {
@@ -158,10 +140,10 @@ fn text(outcome: &Outcome) -> String {
     }
     text.push_str(&format!(
         "eps {}: {} groups of {} images, {} outliers\n",
-        outcome.eps,
-        outcome.clusters.count,
-        outcome.clusters.labels.len() - outliers(outcome),
-        outliers(outcome)
+        outcome.grouping.eps,
+        outcome.grouping.clusters.count,
+        outcome.grouping.clusters.labels.len() - outcome.grouping.clusters.outliers(),
+        outcome.grouping.clusters.outliers()
     ));
     text
 }
@@ -169,6 +151,7 @@ fn text(outcome: &Outcome) -> String {
 /// The value of --json.
 fn value(outcome: &Outcome, request: &Request) -> Value {
     let tried: Vec<Value> = outcome
+        .grouping
         .tried
         .iter()
         .map(|choice| {
@@ -182,15 +165,15 @@ fn value(outcome: &Outcome, request: &Request) -> Value {
         })
         .collect();
     json!({
-        "images": outcome.clusters.labels.len(),
-        "groups": outcome.clusters.count,
-        "outliers": outliers(outcome),
-        "sizes": outcome.clusters.sizes(),
-        "eps": outcome.eps,
+        "images": outcome.grouping.clusters.labels.len(),
+        "groups": outcome.grouping.clusters.count,
+        "outliers": outcome.grouping.clusters.outliers(),
+        "sizes": outcome.grouping.clusters.sizes(),
+        "eps": outcome.grouping.eps,
         "tried": tried,
-        "k1": request.jaccard.k1,
-        "k2": request.jaccard.k2,
-        "min_samples": request.min_samples,
+        "k1": request.options.jaccard.k1,
+        "k2": request.options.jaccard.k2,
+        "min_samples": request.options.min_samples,
     })
 }
 
@@ -205,8 +188,8 @@ fn write_page(
     let decode = DecodeOptions { ignore_exif: arguments.ignore_exif };
     let mut thumbnails = Thumbnails::new(target, arguments.page.thumbnails, decode)?;
     let mut groups: Vec<(u32, Vec<usize>)> =
-        (0..outcome.clusters.count as u32).map(|group| (group, vec![])).collect();
-    for (row, label) in outcome.clusters.labels.iter().enumerate() {
+        (0..outcome.grouping.clusters.count as u32).map(|group| (group, vec![])).collect();
+    for (row, label) in outcome.grouping.clusters.labels.iter().enumerate() {
         label.iter().for_each(|&label| groups[label as usize].1.push(row));
     }
     groups.sort_by_key(|(_, rows)| std::cmp::Reverse(rows.len()));
@@ -218,7 +201,7 @@ fn write_page(
     let mut lists = Vec::with_capacity(shown);
     for (group, rows) in &groups[..shown] {
         let first = rows[0];
-        let near = outcome.distances.row(first);
+        let near = outcome.grouping.distances.row(first);
         let distance = |row: usize| match near.binary_search_by_key(&(row as u32), |&(other, _)| other) {
             Ok(place) => near[place].1 as f32,
             Err(_) => 1.0,
@@ -249,6 +232,6 @@ fn write_page(
          distance of the neighbours that two images share: 0 for the same, 1 for none.",
         SHOWN - 1
     )];
-    let title = format!("{} groups in {}", outcome.clusters.count, arguments.gallery.display());
+    let title = format!("{} groups in {}", outcome.grouping.clusters.count, arguments.gallery.display());
     Report { title, facts, lists_about, lists, ..Report::default() }.write(target)
 }

@@ -51,8 +51,8 @@ const GROUPS: [(&str, &[Examples]); 5] = [
             (
                 "adapt",
                 [
-                    "--statistics-only --model run/best.safetensors --images crops -o a.safetensors",
-                    "--statistics-only --model m.safetensors --images hall --deviation -o a.safetensors",
+                    "--model m.safetensors --images crops --out run",
+                    "--statistics-only --model m.safetensors --images crops -o a.safetensors",
                 ],
             ),
             (

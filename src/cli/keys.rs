@@ -9,7 +9,8 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueHint};
 
 /// Headings of the help of a command that trains, after that of its own flags.
-const HEADINGS: [&str; 8] = [
+const HEADINGS: [&str; 9] = [
+    "Clusters",
     "Data",
     "Optimization",
     "Schedule",
@@ -33,14 +34,15 @@ fn heading(key: &Key) -> Option<usize> {
         ("schedule", _) => "Schedule",
         ("head", _) => "Part classifiers",
         ("loss", _) => "Loss",
+        ("cluster", _) => "Clusters",
         _ => "Device",
     };
     HEADINGS.iter().position(|known| *known == heading)
 }
 
 /// Returns the flag of a key. A switch has a second flag that disables it; the later one wins.
-fn args(key: &'static Key, heading: Option<&'static str>) -> Vec<Arg> {
-    let (flag, default) = (key.flag(), key.default());
+fn args(key: &'static Key, heading: Option<&'static str>, default: Option<String>) -> Vec<Arg> {
+    let flag = key.flag();
     let arg = Arg::new(key.name).long(flag.clone()).help_heading(heading);
     if let Kind::Switch = key.kind {
         let off = format!("no-{flag}");
@@ -58,6 +60,7 @@ fn args(key: &'static Key, heading: Option<&'static str>) -> Vec<Arg> {
         Kind::Word(words, _) => ("NAME", PossibleValuesParser::new(words()).into()),
         Kind::Size => ("HxW", value_parser(key)),
         Kind::Parts => ("rows|N", value_parser(key)),
+        Kind::ClusterRadius => ("auto|F", value_parser(key)),
         Kind::Number(_) => ("F", value_parser(key)),
         _ => ("N", value_parser(key)),
     };
@@ -101,11 +104,17 @@ pub trait Trains: Args {
 
     /// True if the command has a flag for this key.
     fn has(key: &str) -> bool;
+
+    /// The value of a key without its flag, if it has one.
+    fn default(key: &Key) -> Option<String> {
+        key.default()
+    }
 }
 
 impl<T: Trains> FromArgMatches for Training<T> {
     fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
         let layers = Layers {
+            base: Vec::new(),
             file: matches.get_one("config").cloned(),
             flags: given(matches, T::has),
             set: matches.get_many("set").into_iter().flatten().cloned().collect(),
@@ -122,7 +131,9 @@ impl<T: Trains> Args for Training<T> {
     fn augment_args(command: Command) -> Command {
         let mut keys: Vec<&Key> = keys().filter(|key| T::has(key.name)).collect();
         keys.sort_by_key(|key| heading(key));
-        let flags = keys.into_iter().flat_map(|key| args(key, heading(key).map(|place| HEADINGS[place])));
+        let flags = keys
+            .into_iter()
+            .flat_map(|key| args(key, heading(key).map(|place| HEADINGS[place]), T::default(key)));
         let command = T::augment_args(command).args(flags);
         T::REQUIRED.iter().fold(command, |command, key| command.mut_arg(key, |arg| arg.required(true)))
     }
@@ -185,6 +196,19 @@ impl FromKeys for Settings {
     }
 }
 
+/// Returns the network's settings of the flags of a command that trains.
+///
+/// # Errors
+/// Those of the configuration.
+pub fn network_settings(flags: &[(String, String)]) -> Result<Settings> {
+    Settings::read(flags.iter().filter(|(key, _)| Settings::has(key)).cloned().collect())
+}
+
+/// Returns whether a key is one of the network's settings that [`network_settings`] reads.
+pub fn is_network_setting(key: &str) -> bool {
+    Settings::has(key)
+}
+
 impl Group<Settings> {
     /// Returns the settings for loading a checkpoint.
     pub fn settings(&self) -> Settings {
@@ -230,7 +254,8 @@ impl<T: FromKeys> FromArgMatches for Group<T> {
 
 impl<T: FromKeys> Args for Group<T> {
     fn augment_args(command: Command) -> Command {
-        command.args(keys().filter(|key| T::has(key.name)).flat_map(|key| args(key, Some(T::HEADING))))
+        let keys = keys().filter(|key| T::has(key.name));
+        command.args(keys.flat_map(|key| args(key, Some(T::HEADING), key.default())))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -131,7 +131,7 @@ enum Command {
     /// Group the images of a gallery into persons, without labels
     Cluster(Box<cluster::ClusterArguments>),
     /// Adapt a model to cameras without labels
-    Adapt(Box<adapt::AdaptArguments>),
+    Adapt(Box<Training<adapt::AdaptArguments>>),
     /// Serve search as a web page and a JSON API
     #[cfg(feature = "serve")]
     Serve(Box<serve::ServeArguments>),
@@ -192,7 +192,7 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::Index(arguments) => index::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
-        Command::Adapt(arguments) => adapt::run(&arguments),
+        Command::Adapt(arguments) => adapt::run(*arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),

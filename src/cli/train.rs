@@ -8,14 +8,15 @@ use super::progress::Progress;
 use super::signals::Signals;
 use super::words::word;
 use crate::datasets::TestSet;
+use crate::datasets::cameras::Cameras;
 use crate::error::{Error, Result};
 use crate::figures::CrowdSize;
 use crate::observer::Follower;
 use crate::storage::lock;
 use crate::tasks::train::train;
-use crate::train::config::{Config, Layers, Preset, keys};
+use crate::train::config::{ClusterConfig, Config, Layers, Preset, keys};
 use crate::train::forecast::{self, Forecast, StageForecast};
-use crate::train::log::{EpochLine, RetrievalScores};
+use crate::train::log::{ClusterCounts, EpochLine, RetrievalScores};
 use crate::train::trainer::{self, Event, Request, Summary};
 use clap::Args;
 use std::io::Write;
@@ -32,6 +33,16 @@ pub struct TrainArguments {
     /// Run folder: config.toml, log.jsonl, curves.svg, best.safetensors, last.safetensors
     #[arg(short, long, value_name = "RUN")]
     pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub run: RunArguments,
+    /// Prints the presets, the keys that each sets and its published scores, and trains nothing
+    #[arg(long)]
+    pub list_presets: bool,
+}
+
+/// A run that `train` and `adapt` begin or resume.
+#[derive(Debug, Args)]
+pub struct RunArguments {
     /// Resumes from RUN/last.safetensors, bit for bit as if never stopped
     #[arg(long)]
     pub resume: bool,
@@ -47,9 +58,6 @@ pub struct TrainArguments {
     /// Prints memory, operations and estimated time of each stage, and trains nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Prints the presets, the keys that each sets and its published scores, and trains nothing
-    #[arg(long)]
-    pub list_presets: bool,
     /// Profiles one step of each stage: prints the time of kernels and layers, and writes a trace for Chrome and
     /// Perfetto [default FILE: RUN/trace.json]
     #[arg(long, value_name = "FILE", require_equals = true, conflicts_with = "dry_run")]
@@ -61,8 +69,8 @@ const USAGE: &str = "lat-wgpu train --backbone <FILE> --data <DIR> --out <RUN> [
        lat-wgpu train --resume --out <RUN> [OPTIONS]";
 
 impl Trains for TrainArguments {
-    fn has(_: &str) -> bool {
-        true
+    fn has(key: &str) -> bool {
+        !key.starts_with("cluster.")
     }
 }
 
@@ -72,26 +80,52 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
         let _ = std::io::stdout().lock().write_all(list_of_presets().as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
-    check_required(&arguments, &layers)?;
+    let mut missing = Vec::new();
+    if !arguments.run.resume {
+        let config = Config::resolve(&layers)?;
+        missing.extend(config.model.backbone.is_none().then_some("--backbone"));
+        missing.extend(config.data.dir.is_none().then_some("--data"));
+    }
+    go("train", missing, arguments.out, arguments.run, layers, Ok)
+}
+
+/// Begins or resumes a run, or describes it. `command` is the user's, `missing` are flags without which it can't begin.
+/// `complete` adds keys that depend on the contents of files.
+///
+/// # Errors
+/// Those of [`train`]; `Usage` with all that is missing.
+pub(super) fn go(
+    command: &str,
+    mut missing: Vec<&str>,
+    out: Option<PathBuf>,
+    arguments: RunArguments,
+    layers: Layers,
+    complete: impl FnOnce(Layers) -> Result<Layers>,
+) -> Result<ExitCode> {
+    missing.extend((out.is_none() && !arguments.dry_run).then_some("--out"));
+    if !missing.is_empty() {
+        return Err(Error::Usage(format!("missing {}", missing.join(", "))));
+    }
     let mut progress = Progress::new(Some(Signals::listen()?));
-    let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
+    let trace = arguments.profile.as_ref().zip(out.as_ref());
     let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
     progress.profiles = trace.clone().map(Profiles::new).map(Mutex::new);
-    let out = match &arguments.out {
+    let out = match &out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
-            let forecast = forecast::forecast(&layers, arguments.memory, &progress);
+            let forecast = forecast::forecast(&complete(layers)?, arguments.memory, &progress);
             print_forecast(&forecast.map_err(about_training)?);
             return Ok(ExitCode::SUCCESS);
         }
     };
     let paths = run_paths(Paths::new(), &out, arguments.resume, &layers, trainer::is_own)?;
     paths.writes("--profile", &trace).check()?;
+    let layers = complete(layers)?;
     let request =
         Request { out, resume: arguments.resume, memory: arguments.memory, layers, profile: trace.is_some() };
     let done = train(&request, &progress);
     progress.finish();
-    print_summary(&done.map_err(about_training)?);
+    print_summary(command, &done.map_err(about_training)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -115,27 +149,12 @@ fn list_of_presets() -> String {
     text
 }
 
-/// Fails with the names of all missing settings, which a configuration or a resumed run may have, too.
-fn check_required(arguments: &TrainArguments, layers: &Layers) -> Result<()> {
-    let mut missing = Vec::new();
-    if !arguments.resume {
-        let config = Config::resolve(layers)?;
-        missing.extend(config.model.backbone.is_none().then_some("--backbone"));
-        missing.extend(config.data.dir.is_none().then_some("--data"));
-    }
-    missing.extend((arguments.out.is_none() && !arguments.dry_run).then_some("--out"));
-    match missing[..] {
-        [] => Ok(()),
-        _ => Err(Error::Usage(format!("missing {}", missing.join(", ")))),
-    }
-}
-
 /// Prints the best model, the reason for the choice, and the next command.
-fn print_summary(summary: &Summary) {
+fn print_summary(command: &str, summary: &Summary) {
     let Summary { out, config, unfinished, epoch, reason, line, refit } = summary;
     let best = out.join("best.safetensors");
     if let Some(unfinished) = unfinished {
-        eprintln!("{unfinished}; next: lat-wgpu train --resume --out {}", quoted(&out.to_string_lossy()));
+        eprintln!("{unfinished}; next: lat-wgpu {command} --resume --out {}", quoted(&out.to_string_lossy()));
     }
     match (epoch, refit) {
         (Some(epoch), Some(epochs)) => eprintln!(
@@ -185,6 +204,9 @@ fn describe(line: &EpochLine) -> String {
     if let (Some(loss), Some(accuracy)) = (val_loss, val_accuracy) {
         text.push_str(&format!(", validation loss {loss:.4} accuracy {accuracy:.4}"));
     }
+    if let Some(ClusterCounts { clusters, outliers, .. }) = line.clusters {
+        text.push_str(&format!(", {clusters} clusters, {outliers} outliers"));
+    }
     if let (Some(rank1), Some(map)) = (val_rank1, val_map) {
         text.push_str(&format!(", persons held out R1 {:.2} % mAP {:.2} %", 100.0 * rank1, 100.0 * map));
     }
@@ -211,7 +233,10 @@ pub(super) fn run_paths(
     // A resumed run reads only the images again. The configuration may be its own.
     let backbone = config.model.backbone.filter(|_| !goes_on);
     let file = layers.file.iter().filter(|file| !(goes_on && same(file, &saved)));
-    let paths = paths.reads("--backbone", &backbone).reads("--config", file);
+    let ClusterConfig { images, cameras, .. } = &config.cluster;
+    let weights = if images.is_some() { "--model" } else { "--backbone" };
+    let paths = paths.reads(weights, &backbone).reads("--config", file);
+    let paths = paths.reads("--images", images).reads("--cameras", Cameras::table(cameras));
     let files = config.data.dir.iter().filter(|data| !CrowdSize::is_meant(data));
     let paths = paths.following(config.data.follow_links).reads_sets("--data", files);
     Ok(paths.writes_into("--out", out, owns, lock::was_taken(out)))

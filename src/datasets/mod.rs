@@ -15,6 +15,7 @@
 //!
 //! Loading reads names and lists, never an image.
 
+pub mod cameras;
 mod capture;
 mod cuhk;
 mod custom;

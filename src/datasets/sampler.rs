@@ -194,6 +194,8 @@ pub struct Sampling {
     pub sampler: Sampler,
     /// Persons in a row who are drawn together. [`Sampler::Chunks`] ignores it.
     pub family: usize,
+    /// Batches of an epoch; `None` for as many as the images fill. [`Sampler::Chunks`] ignores it.
+    pub steps: Option<usize>,
     /// True if each epoch has its own order; else the order is that of the list.
     pub shuffle: bool,
     /// Seed of every random choice.
@@ -287,9 +289,10 @@ impl Sampling {
 
     /// Number of batches in an epoch of `count` samples where it doesn't vary.
     fn steps_per_epoch(&self, count: usize) -> usize {
-        match self.persons {
-            0 => steps_per_epoch(count, self.batch_size),
-            _ => (count / self.batch_size).max(1),
+        match (self.persons, self.steps) {
+            (0, _) => steps_per_epoch(count, self.batch_size),
+            (_, None) => (count / self.batch_size).max(1),
+            (_, Some(steps)) => steps,
         }
     }
 
@@ -627,7 +630,15 @@ mod tests {
     }
 
     fn sampling(persons: usize, each: usize, sampler: Sampler) -> Sampling {
-        Sampling { batch_size: persons * each, persons, sampler, family: 1, shuffle: true, seed: 4 }
+        Sampling {
+            batch_size: persons * each,
+            persons,
+            sampler,
+            family: 1,
+            steps: None,
+            shuffle: true,
+            seed: 4,
+        }
     }
 
     #[test]
@@ -725,8 +736,15 @@ mod tests {
                     .chain((1..=persons).flat_map(|p| (2..6).map(move |k| (p * k, p))))
                 {
                     let sampler = Sampler::Balanced;
-                    let sampling =
-                        Sampling { batch_size, persons, sampler, family: 1, shuffle: true, seed: 1 };
+                    let sampling = Sampling {
+                        batch_size,
+                        persons,
+                        sampler,
+                        family: 1,
+                        steps: None,
+                        shuffle: true,
+                        seed: 1,
+                    };
                     for epoch in 0..3 {
                         let batches = sampling.batches(&classes, &[], epoch);
                         let mut sizes: Vec<usize> = batches.iter().map(Vec::len).collect();

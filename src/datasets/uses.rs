@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::cameras::Cameras;
 use super::sampler::{Sample, Source, TrainingSet};
 use super::{LabelledImage, Layout, LoadOptions, ReidSet, camera_name, load, person_name};
 use crate::datasets::labels::{Label, Person};
 use crate::error::{Error, Result};
 use crate::figures::{Crowd, CrowdSize};
+use crate::images::walk::{Image, Listing, list_images};
+use crate::shape::camera_number;
+
+/// The person of images without labels.
+const UNLABELLED: &str = "unlabelled";
 
 /// Training images with the names of their persons: those of the train split, or all images if there are no splits.
 /// Omits junk; `0000` is a person like any other. `None` if there are splits, but no training images.
@@ -123,6 +129,31 @@ pub fn crowd_set(size: CrowdSize) -> TrainingSet {
     let images = images.collect();
     let cameras = (0..size.cameras).map(|camera| (camera, format!("c{}", camera + 1))).collect();
     TrainingSet { images, classes, cameras, crowd: Some(Arc::new(crowd)), ..TrainingSet::default() }
+}
+
+/// Makes the training images of a folder without labels: all of one person. Cameras have numbers in the order of
+/// [`camera_number`] and their names; an unknown one has no name.
+///
+/// # Errors
+/// [`Error::NothingToDo`] if there is no image; those of the folder.
+pub fn unlabelled_set(dir: &Path, cameras: &Cameras, follow_links: bool) -> Result<TrainingSet> {
+    let Listing { images, left_out } = list_images(&[dir.to_path_buf()], follow_links)?;
+    let camera_of = |image: &Image| cameras.of(&image.name, |_| true);
+    let names: BTreeSet<(u32, String)> = images
+        .iter()
+        .filter_map(camera_of)
+        .map(|name| (camera_number(&name).unwrap_or(u32::MAX), name))
+        .collect();
+    let cameras: BTreeMap<u32, String> = (0..).zip(names.into_iter().map(|(_, name)| name)).collect();
+    let numbers: BTreeMap<&String, u32> = cameras.iter().map(|(number, name)| (name, *number)).collect();
+    let images = images.iter().map(|image| Sample {
+        source: Source::File(image.path.clone()),
+        name: image.name.clone(),
+        class: 0,
+        camera: camera_of(image).map_or(u32::MAX, |name| numbers[&name]),
+    });
+    let (images, classes) = (images.collect(), vec![UNLABELLED.to_string()]);
+    Ok(TrainingSet { images, classes, cameras, left_out, ..TrainingSet::default() })
 }
 
 /// Loads the training images: the train split, or the whole data set if it has no splits. Also returns notes for the

@@ -27,7 +27,7 @@ const LOSS_SCALE: f32 = 65_536.0;
 pub struct ClassifierSettings {
     /// Layers.
     pub kind: ClassifierKind,
-    /// Number of persons K.
+    /// Number of persons K; 1 if clusters take their place, which only the prototypes know.
     pub classes: usize,
     /// With parts: true if a ReLU follows BatchNorm.
     pub relu: bool,
@@ -167,7 +167,7 @@ pub struct Learner<'c> {
     pub(super) control: Buffer,
     pub(super) vit: Vit,
     pub(super) classifiers: PartClassifiers,
-    /// Prototypes divided by their temperature (K, R·D), if that loss is used.
+    /// Prototypes divided by their temperature (K or number of clusters, R·D), if that loss is used.
     pub(super) prototypes: Option<Buffer>,
     pub(super) trainable: Trainable,
     pub(super) gradients: Grad<Arenas>,
@@ -502,11 +502,17 @@ impl<'c> Learner<'c> {
         self.prototypes.as_ref().map(|buffer| Ok(self.context.read(buffer)?)).transpose()
     }
 
-    /// Writes prototypes from [`Self::read_prototypes`].
-    pub fn write_prototypes(&mut self, prototypes: &[f32]) {
-        if let Some(buffer) = &self.prototypes {
-            self.context.write(buffer, bytemuck::cast_slice(prototypes));
+    /// Writes prototypes from [`Self::read_prototypes`]. Steps that were recorded with another number of them are void.
+    ///
+    /// # Errors
+    /// If they exceed the adapter's limits or memory.
+    pub fn write_prototypes(&mut self, prototypes: &[f32]) -> Result<()> {
+        let Some(buffer) = &mut self.prototypes else { return Ok(()) };
+        if buffer.words != prototypes.len() {
+            *buffer = self.context.buffer("prototypes", prototypes.len())?;
         }
+        self.context.write(buffer, bytemuck::cast_slice(prototypes));
+        Ok(())
     }
 
     /// Reads the moments of every group that has been open.

@@ -187,6 +187,8 @@ struct StepMemory {
     /// Factors of residual branches (blocks, 2, B); `None` without stochastic depth.
     drop_path: Option<Buffer>,
     labels: Buffer,
+    /// Labels of part classifiers with one class, all 0: `labels` are then clusters. `None` if `labels` are persons.
+    only_class: Option<Buffer>,
     step: Buffer,
     losses: Buffer,
     control: Buffer,
@@ -202,7 +204,12 @@ impl StepMemory {
                 [pixels, flips].into_iter().chain(erased).chain(cameras)
             });
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
-        let words: usize = inputs.chain(&self.drop_path).chain(others).map(|buffer| buffer.words).sum();
+        let words: usize = inputs
+            .chain(&self.drop_path)
+            .chain(&self.only_class)
+            .chain(others)
+            .map(|buffer| buffer.words)
+            .sum();
         words as u64 * WORD
             + self.micro_batch_gradients.as_ref().map_or(0, |gradients| gradients.memory().bytes())
     }
@@ -337,6 +344,9 @@ impl<'c> Learner<'c> {
             micro_batches,
             drop_path,
             labels: buffer("labels", batch)?,
+            only_class: (self.classifiers.shape.classes == 1)
+                .then(|| buffer("only_class", batch))
+                .transpose()?,
             step: buffer("step", StepValues::len_of(self.groups.len()))?,
             losses: buffer("losses", self.loss_words(batch))?,
             control: self.control.clone(),
@@ -403,9 +413,10 @@ impl<'c> Learner<'c> {
         let losses = recorder.import(&memory.losses);
         let labels = recorder.import(&memory.labels);
         let row_losses = recorder.import(&memory.losses.slice("losses", 0, parts * batch));
+        let persons = memory.only_class.as_ref().map_or(labels, |zeros| recorder.import(zeros));
         cross_entropy::CrossEntropy {
             logits,
-            labels,
+            labels: persons,
             loss: row_losses,
             gradient: Some((dlogits, control)),
             batch,
@@ -645,8 +656,9 @@ impl<'c> Learner<'c> {
         batch: usize,
         weight: f32,
     ) -> UnitGradient {
-        let ClassifierShape { parts, dim, classes, .. } = self.classifiers.shape;
+        let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
         let length = parts * dim;
+        let classes = stored.len / length;
         let embeddings = recorder.tensor("prototypes.embeddings", batch * length);
         l2norm::Forward { x: f, y: embeddings, batch, parts, dim, layout }
             .record(recorder, "prototypes.l2norm");

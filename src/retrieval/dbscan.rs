@@ -4,14 +4,72 @@
 //! or more images within `eps`, itself included, is a core image. Core images within `eps` of each other are in one
 //! cluster, with all images within `eps` of one of them. Other images are outliers.
 
-use super::jaccard::Jaccard;
+use super::jaccard::{Jaccard, JaccardOptions};
+use super::neighbours::Neighbours;
+use crate::embeddings::rows::Rows;
 use crate::error::{Error, Result};
-use crate::observer::Stage;
+use crate::gpu::Context;
+use crate::observer::{Observer, Stage};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 /// Radii that [`choose`] compares.
 pub const RADII: [f64; 8] = [0.30, 0.35, 0.40, 0.45, 0.50, 0.55, 0.60, 0.65];
+
+/// Share of the images above which a cluster is suspicious.
+const SUSPICIOUS_SHARE: f64 = 0.1;
+/// Images up to which no cluster is suspicious.
+const INCONSPICUOUS: usize = 64;
+
+/// The largest distance within a cluster, from 0 to below 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Radius {
+    /// The best of [`RADII`], see [`choose`].
+    Auto,
+    /// This distance.
+    Fixed(f64),
+}
+
+impl FromStr for Radius {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Radius, String> {
+        if text == "auto" {
+            return Ok(Radius::Auto);
+        }
+        let radius = text.parse().ok().filter(|radius| (0.0..1.0).contains(radius));
+        radius
+            .map(Radius::Fixed)
+            .ok_or_else(|| format!("expected auto or a number from 0 to below 1, found {text}"))
+    }
+}
+
+impl fmt::Display for Radius {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Radius::Auto => f.write_str("auto"),
+            Radius::Fixed(radius) => radius.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for Radius {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Radius, String> {
+        text.parse()
+    }
+}
+
+impl From<Radius> for String {
+    fn from(radius: Radius) -> String {
+        radius.to_string()
+    }
+}
 
 /// Images in clusters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +92,73 @@ impl Clusters {
     pub fn share(&self) -> f64 {
         self.labels.iter().flatten().count() as f64 / self.labels.len().max(1) as f64
     }
+
+    /// Number of images in no cluster.
+    pub fn outliers(&self) -> usize {
+        self.labels.iter().filter(|label| label.is_none()).count()
+    }
+
+    /// Sizes of the clusters that are too large for one person: above 64 images, and above a tenth of all.
+    pub fn suspicious(&self) -> Vec<usize> {
+        let most = INCONSPICUOUS.max((SUSPICIOUS_SHARE * self.labels.len() as f64) as usize);
+        self.sizes().into_iter().filter(|&size| size > most).collect()
+    }
+}
+
+/// Settings of a clustering.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClusterOptions {
+    /// Neighbours that the distances are made of.
+    pub jaccard: JaccardOptions,
+    /// Radius.
+    pub radius: Radius,
+    /// Images within the radius of a core image, itself included.
+    pub min_samples: usize,
+}
+
+/// Clusters of embeddings.
+pub struct Grouping {
+    /// The distances.
+    pub distances: Jaccard,
+    /// The radius.
+    pub eps: f64,
+    /// The clusters, two or more.
+    pub clusters: Clusters,
+    /// All radii that were compared; empty if one was given.
+    pub tried: Vec<Choice>,
+}
+
+/// Clusters images by the Jaccard distances of their embeddings. `outcome` describes the result if a signal stops it.
+///
+/// # Errors
+/// `Data` if there are fewer than two clusters; `Usage` for impossible settings; `Interrupted`; those of the adapter and
+/// of the rows.
+pub fn group(
+    context: &Context,
+    rows: &dyn Rows,
+    options: &ClusterOptions,
+    memory: u64,
+    observer: &dyn Observer,
+    outcome: &'static str,
+) -> Result<Grouping> {
+    let ClusterOptions { jaccard, radius, min_samples } = *options;
+    let stage = Stage::new(observer, "clustering", 3 * rows.len(), outcome);
+    let distances = Jaccard::new(&mut Neighbours::new(context, rows, rows, memory)?, jaccard, &stage)?;
+    let Radius::Fixed(eps) = radius else {
+        let tried = try_radii(&distances, min_samples, &stage)?;
+        let Choice { eps, clusters, .. } = choose(tried.clone())?;
+        return Ok(Grouping { distances, eps, clusters, tried });
+    };
+    let clusters = cluster(&distances, eps, min_samples, &stage)?;
+    if clusters.count < 2 {
+        return Err(Error::Data(format!(
+            "eps {eps} gives {} clusters; --eps auto compares {} to {}",
+            clusters.count,
+            RADII[0],
+            RADII[RADII.len() - 1]
+        )));
+    }
+    Ok(Grouping { distances, eps, clusters, tried: Vec::new() })
 }
 
 /// Clusters images by the images within `eps` of each, itself included. A border image of several clusters is in the

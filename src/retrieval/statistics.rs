@@ -12,6 +12,10 @@
 //! Sums are in f64 and in the order of the images. No deviation is below [`LEAST_DEVIATION`] of the root mean square of
 //! the deviations of all images, so that no element that hardly varies dominates.
 
+use crate::checkpoint::{HostTensor, STATISTICS, STATISTICS_DEVIATION, STATISTICS_MEAN};
+use crate::shape::{CameraStatistics, VitConfig, camera_number};
+use std::collections::BTreeMap;
+
 /// Images of all cameras that the statistics of a camera count beside its own. docs/guide/own-cameras.md has the
 /// measurement.
 pub const PRIOR_IMAGES: f64 = 10.0;
@@ -82,6 +86,104 @@ impl Statistics {
         Statistics {
             mean: moments.iter().map(|[mean, _]| *mean as f32).collect(),
             deviation: moments.iter().map(|[_, variance]| variance.sqrt().max(least) as f32).collect(),
+        }
+    }
+}
+
+/// Sums over the embeddings of each camera, and of all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CameraSums {
+    all: Sums,
+    cameras: BTreeMap<String, Sums>,
+}
+
+impl CameraSums {
+    /// Makes sums over no embedding of `dim` elements.
+    pub fn new(dim: usize) -> CameraSums {
+        CameraSums { all: Sums::new(dim), cameras: BTreeMap::new() }
+    }
+
+    /// Adds an embedding, of a camera if it is known.
+    pub fn add(&mut self, camera: Option<&str>, embedding: &[f32]) {
+        self.all.add(embedding);
+        if let Some(camera) = camera {
+            let empty = || Sums::new(embedding.len());
+            self.cameras.entry(camera.to_string()).or_insert_with(empty).add(embedding);
+        }
+    }
+
+    /// Number of embeddings.
+    pub fn count(&self) -> usize {
+        self.all.count
+    }
+
+    /// Computes the statistics of at least one embedding. `names` are the cameras of the rows; `None` for those of the
+    /// embeddings: numbers in their order, then other names.
+    pub fn rows(mut self, names: Option<Vec<String>>) -> CameraRows {
+        let names = names.unwrap_or_else(|| {
+            let mut names: Vec<String> = self.cameras.keys().cloned().collect();
+            names.sort_by_key(|name| camera_number(name).unwrap_or(u32::MAX));
+            names
+        });
+        let empty = || Sums::new(self.all.values.len());
+        let sums: Vec<Sums> =
+            names.iter().map(|name| self.cameras.remove(name).unwrap_or_else(empty)).collect();
+        CameraRows {
+            statistics: Statistics::new(&sums, &self.all),
+            images: sums.iter().chain([&self.all]).map(|sums| sums.count).collect(),
+            names,
+        }
+    }
+}
+
+/// Statistics with the cameras of their rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CameraRows {
+    /// Camera of each row but the last.
+    pub names: Vec<String>,
+    /// Number of images of each row.
+    pub images: Vec<usize>,
+    /// The rows.
+    pub statistics: Statistics,
+}
+
+impl CameraRows {
+    /// Stores the means in a network's tensors and settings, and the deviations if `deviation` is set, in place of those
+    /// that it has. `folders` says that folders name the cameras of images. The network's distances are then new, so a
+    /// threshold applies no longer.
+    pub fn store(
+        self,
+        tensors: &mut BTreeMap<String, HostTensor>,
+        config: &mut VitConfig,
+        deviation: bool,
+        folders: bool,
+    ) -> CameraStatistics {
+        let CameraRows { names: cameras, images, statistics } = self;
+        tensors.retain(|name, _| !name.starts_with(STATISTICS));
+        let shape = vec![images.len(), statistics.mean.len() / images.len()];
+        let mut insert = |name: &str, data| {
+            tensors.insert(name.to_string(), HostTensor { shape: shape.clone(), data });
+        };
+        insert(STATISTICS_MEAN, statistics.mean);
+        if deviation {
+            insert(STATISTICS_DEVIATION, statistics.deviation);
+        }
+        let statistics = CameraStatistics { cameras, images, deviation, folders };
+        config.statistics = Some(statistics.clone());
+        statistics
+    }
+
+    /// Subtracts the mean of a camera, or of all images, from an embedding of `parts` parts, and gives each part the
+    /// length 1/√`parts` again.
+    pub fn subtract_mean(&self, camera: Option<&str>, embedding: &mut [f32], parts: usize) {
+        let row = camera.and_then(|camera| self.names.iter().position(|name| name == camera));
+        let (row, dim) = (row.unwrap_or(self.names.len()), embedding.len());
+        let mean = &self.statistics.mean[row * dim..][..dim];
+        embedding.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean);
+        for part in embedding.chunks_exact_mut(dim / parts) {
+            let length = part.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let scale = 1.0 / (length.max(1e-12) * (parts as f64).sqrt());
+            part.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
         }
     }
 }

@@ -1,16 +1,15 @@
 //! Adapts a model to cameras without labels: by statistics of the embeddings of their images.
 
-use super::cameras::Cameras;
 use super::embed::{Embedder, ImageOptions};
-use crate::checkpoint::{HostTensor, Network, STATISTICS, STATISTICS_DEVIATION, STATISTICS_MEAN};
+use crate::checkpoint::{Network, STATISTICS};
+use crate::datasets::cameras::Cameras;
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::images::walk::Image;
 use crate::observer::Observer;
-use crate::retrieval::statistics::{ENOUGH_IMAGES, Statistics, Sums};
+use crate::retrieval::statistics::{CameraSums, ENOUGH_IMAGES};
 use crate::retry::retry;
-use crate::shape::{CameraStatistics, camera_number};
-use std::collections::BTreeMap;
+use crate::shape::CameraStatistics;
 
 /// Settings of the statistics.
 #[derive(Debug, Clone, Default)]
@@ -94,59 +93,28 @@ pub fn adapt(
         let memory = request.memory.unwrap_or(context.default_memory());
         let mut embedder = Embedder::new(context, &network, request.batch, memory)?;
         embedder.set_cameras(request.cameras.clone());
-        let dim = embedder.dim();
-        let (mut all, mut cameras, mut skipped) = (Sums::new(dim), BTreeMap::new(), 0);
+        let (mut sums, mut skipped) = (CameraSums::new(embedder.dim()), 0);
         for embedded in embedder.embed_images(images.to_vec(), request.image_options, observer) {
             match embedded? {
                 (_, Err(error)) => {
                     skipped += 1;
                     observer.skipped(&error);
                 }
-                (image, Ok(row)) => {
-                    all.add(&row);
-                    if let Some(camera) = camera_of(&image.name) {
-                        cameras.entry(camera).or_insert_with(|| Sums::new(dim)).add(&row);
-                    }
-                }
+                (image, Ok(row)) => sums.add(camera_of(&image.name).as_deref(), &row),
             }
         }
-        Ok((all, cameras, skipped, context.adapter.name.clone()))
+        Ok((sums, skipped, context.adapter.name.clone()))
     };
     let goes_on = ", and the statistics begin again";
-    let (all, mut cameras, skipped, adapter) =
-        retry(&request.adapter, observer, goes_on, &mut (), work, |_, _| Ok(0))?;
-    match all.count {
+    let (sums, skipped, adapter) = retry(&request.adapter, observer, goes_on, &mut (), work, |_, _| Ok(0))?;
+    match sums.count() {
         0 => return Err(Error::NothingToDo("no image could be read".to_string())),
         1 => return Err(Error::Data("camera statistics need more than one image".to_string())),
         _ => {}
     }
-
-    let dim = network.config.embedding_len();
-    let names = match table {
-        Some(table) => table.names,
-        None => {
-            // Numbers in their order, then other names.
-            let mut names: Vec<String> = cameras.keys().cloned().collect();
-            names.sort_by_key(|name| camera_number(name).unwrap_or(u32::MAX));
-            names
-        }
-    };
-    let sums: Vec<Sums> =
-        names.iter().map(|name| cameras.remove(name).unwrap_or_else(|| Sums::new(dim))).collect();
-    let Statistics { mean, deviation } = Statistics::new(&sums, &all);
-    let shape = vec![names.len() + 1, dim];
-    network.tensors.insert(STATISTICS_MEAN.to_string(), HostTensor { shape: shape.clone(), data: mean });
-    if request.deviation {
-        let deviation = HostTensor { shape, data: deviation };
-        network.tensors.insert(STATISTICS_DEVIATION.to_string(), deviation);
-    }
-    let statistics = CameraStatistics {
-        cameras: names,
-        images: sums.iter().chain([&all]).map(|sums| sums.count).collect(),
-        deviation: request.deviation,
-        folders: matches!(request.cameras, Cameras::Folders),
-    };
-    network.config.statistics = Some(statistics.clone());
+    let folders = matches!(request.cameras, Cameras::Folders);
+    let rows = sums.rows(table.map(|table| table.names));
+    let statistics = rows.store(&mut network.tensors, &mut network.config, request.deviation, folders);
     (network.threshold, network.match_rates) = (None, Vec::new());
     Ok(Adapted { network, statistics, skipped, adapter })
 }

@@ -1,8 +1,8 @@
 //! Compares two images.
 
-use super::cameras::Cameras;
 use super::embed::Embedder;
 use crate::checkpoint::Network;
+use crate::datasets::cameras::Cameras;
 use crate::error::Result;
 use crate::gpu::Context;
 use crate::images::decode::DecodeOptions;

@@ -2,8 +2,8 @@
 
 mod output;
 
-use super::cameras::Cameras;
 use crate::checkpoint::Network;
+use crate::datasets::cameras::Cameras;
 use crate::embeddings::Embeddings;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, Buffer, Context, Plan, PlanProfile, Precision, Readback, Recorder, WORD};

@@ -1,9 +1,9 @@
 //! Scores a model, or embeddings, on a data set.
 
-use super::cameras::Cameras;
 use super::embed::{Embedder, ImageOptions};
 use super::trained_on::Overlap;
 use crate::checkpoint::{self, MatchRate, Network, Threshold};
+use crate::datasets::cameras::Cameras;
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, Capture, LabelNames, LabelledImage, TestSet, uses};
 use crate::embeddings;

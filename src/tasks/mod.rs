@@ -3,7 +3,6 @@
 pub mod ablate;
 pub mod adapt;
 pub mod autotune;
-pub mod cameras;
 pub mod cluster;
 pub mod compare;
 pub mod demo;

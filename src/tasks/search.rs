@@ -1,8 +1,8 @@
 //! Finds the persons of query images in a gallery of embeddings.
 
-use super::cameras::Cameras;
 use super::embed::{Embedder, ImageOptions};
 use crate::checkpoint::{Network, Threshold};
+use crate::datasets::cameras::Cameras;
 use crate::embeddings::gallery::Gallery;
 use crate::embeddings::provenance::{Source, check_same_weights};
 use crate::embeddings::rows::{Rows, Selected, Stacked};

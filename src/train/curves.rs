@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::plot::{self, Axis, Svg, on_step, round_step, spread};
 use crate::storage::atomic::write_atomically;
-use crate::train::log::EpochLine;
+use crate::train::log::{ClusterCounts, EpochLine};
 
 /// Width of the chart, in SVG's units.
 const WIDTH: f64 = 760.0;
@@ -112,6 +112,17 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize], best: Option<usize>) -> St
             are_shares: true,
         },
     ];
+    let counted = |count: fn(ClusterCounts) -> usize| {
+        move |line: &EpochLine| line.clusters.map(|counts| count(counts) as f64)
+    };
+    panels.push(Panel {
+        title: "Clusters, and images in no cluster",
+        lines: vec![
+            Series::new("train", "clusters", epochs, counted(|counts| counts.clusters)),
+            Series::new("val", "outliers", epochs, counted(|counts| counts.outliers)),
+        ],
+        are_shares: false,
+    });
     for panel in &mut panels {
         panel.lines.retain(|line| !line.points.is_empty());
     }
@@ -292,6 +303,18 @@ mod tests {
         let svg = draw(&epochs, &[], None);
         check(&svg);
         assert!(svg.contains("persons held out") && svg.matches("circle class=\"map\"").count() == 3);
+    }
+
+    #[test]
+    fn clusters_have_a_panel_of_their_own() {
+        let mut epochs = run(3);
+        for (line, clusters) in epochs.iter_mut().zip([40, 52, 61]) {
+            line.clusters = Some(ClusterCounts { clusters, outliers: 100 - clusters, largest: 9, eps: 0.5 });
+        }
+        let svg = draw(&epochs, &[], None);
+        check(&svg);
+        assert!(svg.contains(">clusters 61.0</text>") && svg.contains(">outliers 39.0</text>"), "{svg}");
+        assert!(!draw(&run(3), &[], None).contains("Clusters"));
     }
 
     #[test]

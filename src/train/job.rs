@@ -5,14 +5,16 @@ use super::config::{self, BestBy, Config};
 use super::images::ImageList;
 use super::schedule::Schedule;
 use crate::checkpoint::{self, CAMERAS, HostTensor, Network, Settings, StateData, StateTensor};
+use crate::datasets::cameras::Cameras;
 use crate::datasets::sampler::{self, Sampler, Sampling, Source, StepCounts, TrainingSet};
-use crate::datasets::uses::{crowd_set, training_set};
+use crate::datasets::uses::{crowd_set, training_set, unlabelled_set};
 use crate::error::{Error, Result};
 use crate::figures::CrowdSize;
 use crate::gpu::Context;
 use crate::images::augment::{Augment, ErasingFill};
 use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
 use crate::observer::Observer;
+use crate::retrieval::dbscan::Clusters;
 use crate::shape::{CameraTable, ClassifierKind};
 use crate::storage::hash;
 use rayon::prelude::*;
@@ -92,6 +94,12 @@ pub(super) const IMAGES: &str = "images";
 /// Name of the prototypes in a checkpoint.
 pub(super) const PROTOTYPES: &str = "prototypes";
 
+/// Name of the clusters in a checkpoint: of each image, 0 for an outlier, else the cluster plus 1.
+pub(super) const CLUSTERS: &str = "clusters";
+
+/// Name of the radius of the clusters in a checkpoint, as the bits of an f64.
+pub(super) const EPS: &str = "clusters.eps";
+
 /// Prefix of the averaged weights in a checkpoint.
 pub(super) const AVERAGE: &str = "average.";
 
@@ -106,10 +114,14 @@ pub(super) struct Job {
     pub held_out: TrainingSet,
     /// Sorted hashes of the training images, and of the images that the backbone was trained on.
     pub trained_on: Vec<u64>,
-    /// Indices in `set` of the training images.
+    /// Indices in `set` of the training images: with clusters, those of the epoch's clusters.
     pub train: Vec<usize>,
     /// Indices in `set` of the validation images.
     pub validation: Vec<usize>,
+    /// Clusters in place of persons, once they are known.
+    pub clusters: Option<Clusters>,
+    /// Radius of the clusters, once it is chosen.
+    pub eps: Option<f64>,
     pub schedule: Schedule,
     pub position: Position,
     /// Rows of the camera embedding by [`Sample::camera`]; empty without it.
@@ -148,7 +160,16 @@ impl Job {
             observer
                 .note(&format!("{persons} persons with {images} images are held out of training, {matches}"));
         }
-        let mut network = checkpoint::load(&backbone, &config.settings())?;
+        let clusters = config.cluster.images.is_some();
+        let mut settings = config.settings();
+        (settings.no_cameras, settings.no_jigsaw) = (!clusters, !clusters);
+        let mut network = checkpoint::load(&backbone, &settings)?;
+        if network.config.cameras.is_some() || network.config.jigsaw {
+            return Err(Error::Usage(format!(
+                "{}: a model with a camera embedding or a jigsaw can't train on clusters",
+                backbone.display()
+            )));
+        }
         for note in &network.notes {
             observer.note(note);
         }
@@ -169,7 +190,19 @@ impl Job {
             }
         }
         let (parts, dim, kind) = (network.config.parts(), network.config.dim, config.head.classifier());
-        network.classifiers = init_classifiers(config.data.seed, parts, dim, kind, set.classes.len());
+        let stored = std::mem::replace(
+            &mut network.classifiers,
+            init_classifiers(config.data.seed, parts, dim, kind, set.classes.len()),
+        );
+        if clusters {
+            // The model's own BatchNorm, if it has one.
+            for (name, tensor) in stored.into_iter().filter(|(name, _)| name.contains(".bn.")) {
+                let fits = |own: &&mut HostTensor| own.shape == tensor.shape;
+                if let Some(own) = network.classifiers.get_mut(&name).filter(fits) {
+                    *own = tensor;
+                }
+            }
+        }
         network.class_names = Some(set.classes.clone());
         if set.skipped > 0 {
             observer.note(&format!("{} files are junk or outside the layout", set.skipped));
@@ -251,8 +284,11 @@ impl Job {
         let steps = step_counts(&config, &set, &train);
         let schedule = Schedule::new(&config, network.config.depth, steps);
         let has_cameras = network.config.cameras.is_some();
+        let eps = counts(&state, EPS).and_then(|bits| bits.first().copied().map(f64::from_bits));
         let camera_rows = set.cameras.keys().copied().zip(0..).filter(|_| has_cameras).collect();
-        let job = Job {
+        let mut job = Job {
+            clusters: None,
+            eps,
             config,
             network,
             set,
@@ -266,6 +302,12 @@ impl Job {
             camera_rows,
             state,
         };
+        if let Some(labels) = counts(&job.state, CLUSTERS) {
+            let labels: Vec<Option<u32>> =
+                labels.iter().map(|label| label.checked_sub(1).map(|label| label as u32)).collect();
+            let count = labels.iter().flatten().max().map_or(0, |last| *last as usize + 1);
+            job.take_clusters(Clusters { labels, count });
+        }
         if job.network.config.reattention && job.micro_batch() < job.largest_batch() {
             return Err(Error::Usage(format!(
                 "--micro-batch {}: re-attention normalises over the attention maps of a whole batch, which here has {} images",
@@ -274,6 +316,27 @@ impl Job {
             )));
         }
         Ok(job)
+    }
+
+    /// Returns whether persons are clusters of images without labels.
+    pub fn is_clustered(&self) -> bool {
+        self.config.cluster.images.is_some()
+    }
+
+    /// Makes clusters the persons of the images. Outliers don't train.
+    pub fn take_clusters(&mut self, clusters: Clusters) {
+        self.train.clear();
+        let samples = self.set.images.iter_mut().zip(&clusters.labels).enumerate();
+        for (index, (sample, label)) in samples {
+            sample.class = label.unwrap_or(0) as usize;
+            self.train.extend(label.map(|_| index));
+        }
+        self.clusters = Some(clusters);
+    }
+
+    /// Returns the number of prototypes: of persons, or of clusters.
+    pub fn prototypes(&self) -> usize {
+        self.clusters.as_ref().map_or(self.set.classes.len(), |clusters| clusters.count)
     }
 
     /// Returns the rows of cameras in the camera embedding; 0 for each without it.
@@ -330,7 +393,7 @@ impl Job {
             learner.write_scale(scale, steps as u32);
         }
         if let Some(StateTensor { data: StateData::F32(data), .. }) = self.state.get(PROTOTYPES) {
-            learner.write_prototypes(data);
+            learner.write_prototypes(data)?;
         }
         let kinds: Vec<(GroupKind, usize)> = learner.groups().iter().map(|g| (g.kind, g.words)).collect();
         for (kind, words) in kinds {
@@ -367,7 +430,13 @@ impl Job {
     pub fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
         let cameras: Vec<u32> = self.train.iter().map(|&i| self.set.images[i].camera).collect();
         let classes = classes(&self.set, &self.train);
-        let batches = sampling(&self.config, &self.set).batches(&classes, &cameras, epoch as u64);
+        let mut sampling = sampling(&self.config, &self.set, &self.train);
+        if let Some(clusters) = &self.clusters {
+            let each = sampling.batch_size / sampling.persons;
+            sampling.persons = sampling.persons.min(clusters.count);
+            sampling.batch_size = each * sampling.persons;
+        }
+        let batches = sampling.batches(&classes, &cameras, epoch as u64);
         batches.into_iter().map(|batch| batch.into_iter().map(|i| self.train[i]).collect()).collect()
     }
 
@@ -413,8 +482,12 @@ fn needed(value: &Option<String>, flag: &str) -> Result<PathBuf> {
     value.clone().map(PathBuf::from).ok_or_else(|| Error::Usage(format!("--{flag} is needed")))
 }
 
-/// Loads the labelled images. Calls `note` with messages for the user.
+/// Loads the images, with labels unless they train on clusters. Calls `note` with messages for the user.
 fn labelled(config: &Config, note: impl FnMut(&String)) -> Result<TrainingSet> {
+    if let Some(images) = &config.cluster.images {
+        let cameras = Cameras::read(&config.cluster.cameras)?;
+        return unlabelled_set(Path::new(images), &cameras, config.data.follow_links);
+    }
     if let Some(text) = config.data.dir.as_deref().filter(|text| CrowdSize::is_meant(text)) {
         if config.data.val_persons.is_some() || config.schedule.eval_every > 0 {
             return Err(Error::Usage(format!(
@@ -476,14 +549,21 @@ fn classes(set: &TrainingSet, train: &[usize]) -> Vec<usize> {
     train.iter().map(|&index| set.images[index].class).collect()
 }
 
-/// Returns the composition of batches.
-fn sampling(config: &Config, set: &TrainingSet) -> Sampling {
-    Sampling { family: set.family(), ..config.sampling() }
+/// Returns the composition of batches. With clusters, outliers count for the number of batches, so that it is the same
+/// in every epoch.
+fn sampling(config: &Config, set: &TrainingSet, train: &[usize]) -> Sampling {
+    let passes = config.schedule.passes;
+    let sampling = Sampling { family: set.family(), ..config.sampling() };
+    let steps = match config.cluster.images {
+        Some(_) => Some(passes * set.images.len()),
+        None => (passes > 1).then_some(passes * train.len()),
+    };
+    Sampling { steps: steps.map(|images| (images / sampling.batch_size).max(1)), ..sampling }
 }
 
 /// Returns the number of steps of each epoch.
 fn step_counts(config: &Config, set: &TrainingSet, train: &[usize]) -> StepCounts {
-    sampling(config, set).step_counts(&classes(set, train), config.schedule.epochs)
+    sampling(config, set, train).step_counts(&classes(set, train), config.schedule.epochs)
 }
 
 /// Returns the indices in `set` of the training images and of the validation images.
@@ -495,6 +575,9 @@ fn divide(config: &Config, set: &TrainingSet) -> Result<(Vec<usize>, Vec<usize>)
             "BatchNorm needs at least two images in a batch, but --batch-size is {batch_size} and {} images train",
             train.len()
         )));
+    }
+    if config.cluster.images.is_some() {
+        return Ok((train, validation));
     }
     if config.data.sampler == Sampler::Cameras && !set.crosses_cameras() {
         return Err(Error::Usage(

@@ -46,6 +46,9 @@ pub struct EpochLine {
     pub val_loss: Option<f64>,
     /// Accuracy on the validation images, as a fraction; `None` without validation images.
     pub val_accuracy: Option<f64>,
+    /// Clusters that took the place of persons; `None` with labels.
+    #[serde(flatten)]
+    pub clusters: Option<ClusterCounts>,
     /// Retrieval scores on the test set; `None` in epochs without evaluation.
     #[serde(flatten)]
     pub retrieval: Option<RetrievalScores>,
@@ -60,6 +63,19 @@ pub struct EpochLine {
     pub chosen_on_test_set: bool,
     /// Duration in seconds.
     pub seconds: f64,
+}
+
+/// The clusters of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClusterCounts {
+    /// Number of clusters.
+    pub clusters: usize,
+    /// Number of images in no cluster, which don't train.
+    pub outliers: usize,
+    /// Number of images of the largest cluster.
+    pub largest: usize,
+    /// Largest distance within a cluster.
+    pub eps: f64,
 }
 
 /// Retrieval scores of an epoch's model on the data set's test images by the standard protocol, as fractions.

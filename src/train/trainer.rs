@@ -2,13 +2,14 @@
 //! stopped.
 
 use super::config::{BestBy, Config};
-use super::job::{AVERAGE, Best, IMAGES, Job, POSITION, PROTOTYPES, Position};
-use super::log::{EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
+use super::job::{AVERAGE, Best, CLUSTERS, EPS, IMAGES, Job, POSITION, PROTOTYPES, Position};
+use super::log::{ClusterCounts, EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
 use super::{config, curves, forecast, images};
 use crate::checkpoint::{self, ClassifiersInfo, HostTensor, Network, StateData, StateTensor, TRAINED_ON};
 use crate::datasets::labels::{Label, Person};
-use crate::datasets::sampler::{self, Sample, Source};
+use crate::datasets::sampler::{self, Sample, Source, TrainingSet};
 use crate::datasets::{LabelledImage, TestSet};
+use crate::embeddings::Embeddings;
 use crate::error::{Error, Result};
 use crate::figures::Crowd;
 use crate::gpu::{Context, PlanProfile, Precision, Readback};
@@ -18,9 +19,11 @@ use crate::images::preprocess;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
 use crate::model::{DropPath, EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
-use crate::observer::{Follower, Observer};
+use crate::observer::{Follower, Observer, Stage};
+use crate::retrieval::dbscan::{Choice, Grouping, Radius, group};
+use crate::retrieval::statistics::{CameraRows, CameraSums};
 use crate::retry::retry;
-use crate::shape::ImageSize;
+use crate::shape::{ImageSize, VitConfig};
 use crate::storage::lock::{FolderLock, holds_files};
 use crate::storage::{atomic, hash};
 use rayon::prelude::*;
@@ -125,7 +128,11 @@ impl RetrievalSets {
         });
         let mut test = None;
         if job.config.schedule.eval_every > 0 {
-            let dir = data.dir.as_deref().unwrap_or_default();
+            let Some(dir) = data.dir.as_deref() else {
+                return Err(Error::Usage(
+                    "--eval-every needs --data, with queries and a gallery".to_string(),
+                ));
+            };
             let set = TestSet::load(Path::new(dir), &data.load_options(), true)?;
             if !set.has_split {
                 return Err(Error::Usage(format!(
@@ -180,6 +187,9 @@ fn unfrozen(blocks: usize, embeddings: bool) -> String {
     let (s, more) = (if blocks == 1 { "" } else { "s" }, if embeddings { " and the embeddings" } else { "" });
     format!("{blocks} block{s}{more} unfrozen")
 }
+
+/// Most device memory for the clustering, in bytes. The training step keeps its own memory meanwhile.
+const MOST_FOR_CLUSTERS: u64 = 2 << 30;
 
 /// The message of an interrupted run.
 const SAVED: &str = "the state is saved; --resume continues";
@@ -435,6 +445,7 @@ fn train_in(
                 done: Instant::now(),
                 timed: None,
                 evaluations: BTreeMap::new(),
+                features: None,
                 profile: request.profile,
                 unprofiled: request.profile,
                 retrieval_sets: &retrieval_sets,
@@ -530,6 +541,8 @@ struct Run<'c, 'o> {
     /// The line of that step, not yet in the log.
     timed: Option<Timed>,
     evaluations: BTreeMap<usize, EvaluationStep>,
+    /// With clusters: embeddings of all images by the model of the last epoch's end.
+    features: Option<Vec<f32>>,
     /// True to profile a step of each stage.
     profile: bool,
     /// True until the step of this stage is profiled.
@@ -550,13 +563,16 @@ impl Run<'_, '_> {
     }
 
     /// Saves the checkpoint, and the best model too if that is the last one.
-    fn save_all(&self) -> Result<()> {
+    fn save_all(&mut self) -> Result<()> {
         if !self.job.keeps_last() {
             return self.save(LAST);
         }
+        if self.job.is_clustered() && self.features.is_none() {
+            self.features = Some(self.embed_all()?);
+        }
         // The checkpoint is written last: a run that is killed in between repeats its last steps.
         self.save(BEST)?;
-        if self.job.config.optim.averages().is_some() {
+        if self.job.config.optim.averages().is_some() || self.job.is_clustered() {
             return self.save(LAST);
         }
         atomic::copy_atomically(&self.out.join(BEST), &self.out.join(LAST))
@@ -567,8 +583,13 @@ impl Run<'_, '_> {
         let start = Instant::now();
         let epoch = self.job.position.epoch;
         self.enter_stage(epoch)?;
-        if self.job.position.batch == 0 && self.job.config.loss.prototypes > 0.0 {
-            self.rebuild_prototypes()?;
+        let features = self.features.take();
+        if self.job.position.batch == 0 {
+            if self.job.is_clustered() {
+                self.renew_clusters(features)?;
+            } else if self.job.config.loss.prototypes > 0.0 {
+                self.rebuild_prototypes()?;
+            }
         }
         let job = &self.job;
         let (seed, batch_size) = (job.config.data.seed, job.config.schedule.batch_size);
@@ -626,14 +647,13 @@ impl Run<'_, '_> {
         self.save_all()
     }
 
-    /// Sets each person's prototype to the mean embedding of its training images without augmentation, to unit length.
-    fn rebuild_prototypes(&mut self) -> Result<()> {
-        let (set, train) = (&self.job.set, &self.job.train);
+    /// Calls `take` with the index in [`Job::set`] and the embedding of each of some images, without augmentation.
+    fn embed(&self, indices: &[usize], mut take: impl FnMut(usize, &[f32])) -> Result<()> {
         let reader = Reader::new(self.job);
         let mut recorded: BTreeMap<usize, EvaluationStep> = BTreeMap::new();
-        let mut sums: Vec<f64> = Vec::new();
-        for indices in train.chunks(self.job.micro_batch()) {
-            let samples: Vec<Sample> = indices.iter().map(|&i| set.images[i].clone()).collect();
+        let stage = Stage::new(self.observer, "embedding", indices.len(), SAVED);
+        for indices in indices.chunks(self.job.micro_batch()) {
+            let samples: Vec<Sample> = indices.iter().map(|&i| self.job.set.images[i].clone()).collect();
             let batch = reader.read(&samples, None)?;
             let count = samples.len();
             let step = match recorded.entry(count) {
@@ -645,20 +665,103 @@ impl Run<'_, '_> {
             step.plan.run(self.context)?;
             let embeddings = self.context.read(&step.output)?;
             let length = embeddings.len() / count;
-            sums.resize(set.classes.len() * length, 0.0);
-            for (embedding, &label) in embeddings.chunks(length).zip(&batch.labels) {
-                let sum = &mut sums[label as usize * length..][..length];
-                sum.iter_mut().zip(embedding).for_each(|(sum, &v)| *sum += f64::from(v));
-            }
+            indices.iter().zip(embeddings.chunks(length)).for_each(|(&index, row)| take(index, row));
+            self.saved_if_interrupted(stage.advance(count))?;
         }
-        let length = sums.len() / set.classes.len();
-        let temperature = self.job.config.loss.temperature;
-        let unit = |sum: &[f64]| {
-            let norm = sum.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
-            sum.iter().map(|v| (v / (norm * temperature)) as f32).collect::<Vec<f32>>()
-        };
-        let prototypes: Vec<f32> = sums.chunks(length).flat_map(unit).collect();
-        self.learner.write_prototypes(&prototypes);
+        Ok(())
+    }
+
+    /// Saves the state if a signal ended an operation between two steps.
+    fn saved_if_interrupted<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Err(Error::Interrupted { signal, .. }) => {
+                self.save(LAST)?;
+                Err(Error::Interrupted { signal, outcome: SAVED })
+            }
+            result => result,
+        }
+    }
+
+    /// Sets each person's prototype to the mean embedding of its training images without augmentation, to unit length.
+    fn rebuild_prototypes(&mut self) -> Result<()> {
+        let mut means = Prototypes::default();
+        let images = &self.job.set.images;
+        self.embed(&self.job.train, |index, row| means.add(images[index].class, row))?;
+        self.write_prototypes(means)
+    }
+
+    fn write_prototypes(&mut self, means: Prototypes) -> Result<()> {
+        let prototypes = means.finish(self.job.prototypes(), self.job.config.loss.temperature);
+        self.learner.write_prototypes(&prototypes)
+    }
+
+    /// Returns the embeddings of all images, without augmentation.
+    fn embed_all(&self) -> Result<Vec<f32>> {
+        let all: Vec<usize> = (0..self.job.set.images.len()).collect();
+        let mut features = Vec::new();
+        self.embed(&all, |_, row| features.extend_from_slice(row))?;
+        Ok(features)
+    }
+
+    /// Returns the camera statistics of all images.
+    fn camera_statistics(&self, features: &[f32]) -> CameraRows {
+        let TrainingSet { images, cameras, .. } = &self.job.set;
+        let dim = features.len() / images.len();
+        let mut sums = CameraSums::new(dim);
+        for (row, sample) in features.chunks_exact(dim).zip(images) {
+            sums.add(cameras.get(&sample.camera).map(String::as_str), row);
+        }
+        sums.rows(None)
+    }
+
+    /// Groups the images by their embeddings less the camera statistics, and sets each cluster's prototype to the mean of
+    /// its embeddings. `features` are those of all images, if they are known.
+    fn renew_clusters(&mut self, features: Option<Vec<f32>>) -> Result<()> {
+        let features = features.map_or_else(|| self.embed_all(), Ok)?;
+        let statistics = self.camera_statistics(&features);
+        let (job, context, observer) = (&*self.job, self.context, self.observer);
+        let TrainingSet { images, cameras, .. } = &job.set;
+        let (dim, parts) = (features.len() / images.len(), job.network.config.parts());
+        let mut rows = features.clone();
+        for (row, sample) in rows.chunks_exact_mut(dim).zip(images) {
+            statistics.subtract_mean(cameras.get(&sample.camera).map(String::as_str), row, parts);
+        }
+        let rows = Embeddings { paths: Vec::new(), dim, rows };
+        let mut options = job.config.cluster.options();
+        options.radius = job.eps.map_or(options.radius, Radius::Fixed);
+        let memory = context.default_memory().min(MOST_FOR_CLUSTERS);
+        let grouping = group(context, &rows, &options, memory, observer, SAVED);
+        let Grouping { eps, clusters, tried, .. } = self.saved_if_interrupted(grouping)?;
+        for Choice { eps, clusters, silhouette } in &tried {
+            let silhouette = silhouette.map_or("none".to_string(), |value| format!("{value:.4}"));
+            observer.detail(&format!(
+                "eps {eps:.2}: {} clusters of {:.1} % of the images, silhouette {silhouette}",
+                clusters.count,
+                100.0 * clusters.share()
+            ));
+        }
+        let epoch = job.position.epoch;
+        observer.note(&format!(
+            "epoch {epoch}: {} clusters of {} images, {} outliers, eps {eps}",
+            clusters.count,
+            clusters.labels.len() - clusters.outliers(),
+            clusters.outliers()
+        ));
+        for size in clusters.suspicious() {
+            observer.note(&format!(
+                "epoch {epoch}: a cluster of {size} of {} images is hardly one person",
+                images.len()
+            ));
+        }
+        self.job.eps = Some(eps);
+        self.job.take_clusters(clusters);
+        let mut means = Prototypes::default();
+        for &index in &self.job.train {
+            means.add(self.job.set.images[index].class, &features[index * dim..][..dim]);
+        }
+        self.write_prototypes(means)?;
+        // They read as many prototypes as there were.
+        self.steps.clear();
         Ok(())
     }
 
@@ -856,6 +959,9 @@ impl Run<'_, '_> {
     }
 
     fn end_epoch(&mut self, start: Instant) -> Result<()> {
+        if self.job.is_clustered() {
+            self.features = Some(self.embed_all()?);
+        }
         let validation = self.validate()?;
         let best_by = self.job.config.schedule.best;
         let holds_out = best_by == BestBy::ValMap;
@@ -863,6 +969,12 @@ impl Run<'_, '_> {
             if holds_out { Some(self.score_retrieval(&self.retrieval_sets.held_out)?) } else { None };
         let retrieval =
             if self.is_tested() { Some(self.score_retrieval(&self.retrieval_sets.test)?) } else { None };
+        let clusters = self.job.clusters.as_ref().zip(self.job.eps).map(|(clusters, eps)| ClusterCounts {
+            clusters: clusters.count,
+            outliers: clusters.outliers(),
+            largest: clusters.sizes().into_iter().max().unwrap_or(0),
+            eps,
+        });
         let position = &mut self.job.position;
         let epoch = position.epoch;
         let line = EpochLine {
@@ -870,6 +982,7 @@ impl Run<'_, '_> {
             train_loss: position.loss_sum / position.images.max(1) as f64,
             val_loss: validation.map(|validation| validation.loss),
             val_accuracy: validation.map(|validation| validation.score),
+            clusters,
             retrieval,
             val_map: held_out.map(|scores| scores.map),
             val_rank1: held_out.map(|scores| scores.rank1),
@@ -909,15 +1022,26 @@ impl Run<'_, '_> {
         self.learner.read_averages()?.map_or_else(|| self.learner.read_parameters(), Ok)
     }
 
+    /// Replaces the statistics of a model's tensors and settings by those of the cameras, if it trains on clusters.
+    fn store_statistics(&self, tensors: &mut BTreeMap<String, HostTensor>, config: &mut VitConfig) {
+        if let Some(features) = &self.features {
+            let cluster = &self.job.config.cluster;
+            let statistics = self.camera_statistics(features);
+            statistics.store(tensors, config, cluster.deviation, cluster.cameras == "folders");
+        }
+    }
+
     /// Scores the current model.
     fn score_retrieval(&self, retrieval_set: &Option<RetrievalSet>) -> Result<RetrievalScores> {
         let Job { config, network, .. } = &self.job;
-        let saved = config.saved_network(&network.config);
+        let mut saved = config.saved_network(&network.config);
         let mut learned = self.model()?;
         let embedding = checkpoint::parameter_shapes(&saved).into_iter();
         let tensors = embedding.filter_map(|(name, _)| Some((name.clone(), learned.remove(&name)?)));
+        let mut tensors = tensors.collect();
+        self.store_statistics(&mut tensors, &mut saved);
         let network = Network {
-            tensors: tensors.collect(),
+            tensors,
             config: saved,
             file_positions: None,
             classifiers: BTreeMap::new(),
@@ -926,14 +1050,9 @@ impl Run<'_, '_> {
         let Some(retrieval_set) = retrieval_set else {
             return Err(Error::Usage("no test images were listed".to_string()));
         };
-        match (self.retrieval_sets.score)(retrieval_set, self.context, &network, self.observer) {
-            Err(Error::Interrupted { signal, .. }) => {
-                // The epoch's steps are done, so a resumed run continues with validation.
-                self.save(LAST)?;
-                Err(Error::Interrupted { signal, outcome: SAVED })
-            }
-            scores => scores,
-        }
+        // The epoch's steps are done, so a resumed run continues with validation.
+        let scores = (self.retrieval_sets.score)(retrieval_set, self.context, &network, self.observer);
+        self.saved_if_interrupted(scores)
     }
 
     /// Returns loss and accuracy (argmax of summed softmax, paper eq. 8-9) on the validation images; `None` without
@@ -974,7 +1093,7 @@ impl Run<'_, '_> {
     /// averaged.
     fn save(&self, name: &str) -> Result<()> {
         let Job { config, network, set, images, trained_on, position, .. } = &self.job;
-        let tensors = if name == BEST { self.model()? } else { self.learner.read_parameters()? };
+        let mut tensors = if name == BEST { self.model()? } else { self.learner.read_parameters()? };
         let mut state = BTreeMap::from([
             (POSITION.to_string(), position.tensor()),
             (IMAGES.to_string(), StateTensor::counts(vec![images.hash()])),
@@ -988,9 +1107,14 @@ impl Run<'_, '_> {
             state.insert("loss_scale".to_string(), StateTensor { shape: vec![2], data });
         }
         if let Some(data) = self.learner.read_prototypes()? {
-            let shape = vec![set.classes.len(), data.len() / set.classes.len()];
+            let shape = vec![self.job.prototypes(), data.len() / self.job.prototypes()];
             state.insert(PROTOTYPES.to_string(), StateTensor { shape, data: StateData::F32(data) });
         }
+        if let Some(clusters) = &self.job.clusters {
+            let labels = clusters.labels.iter().map(|label| label.map_or(0, |label| u64::from(label) + 1));
+            state.insert(CLUSTERS.to_string(), StateTensor::counts(labels.collect()));
+        }
+        state.extend(self.job.eps.map(|eps| (EPS.to_string(), StateTensor::counts(vec![eps.to_bits()]))));
         if name == LAST {
             // The average of a frozen group equals its weights.
             let mut averages = self.learner.read_averages()?.unwrap_or_default();
@@ -1006,14 +1130,47 @@ impl Run<'_, '_> {
                 state.insert(format!("{which}.{kind}"), tensor);
             }
         }
+        let mut saved = config.saved_network(&network.config);
+        let mut classes = &set.classes[..];
+        if name == BEST && self.job.is_clustered() {
+            self.store_statistics(&mut tensors, &mut saved);
+            tensors.retain(|name, _| !name.ends_with(".classifier.weight"));
+            classes = &[];
+        }
         let heads = ClassifiersInfo {
             kind: config.head.classifier(),
             relu: config.head.relu,
-            classes: set.classes.len(),
+            classes: classes.len(),
         };
-        let saved = config.saved_network(&network.config);
-        let metadata = checkpoint::trained_metadata(&saved, &network.preprocess, &set.classes, heads);
+        let metadata = checkpoint::trained_metadata(&saved, &network.preprocess, classes, heads);
         checkpoint::save(&self.out.join(name), &tensors, &state, metadata.text())
+    }
+}
+
+/// Sums of the embeddings of each person or cluster.
+#[derive(Default)]
+struct Prototypes {
+    sums: Vec<Vec<f64>>,
+}
+
+impl Prototypes {
+    /// Adds an embedding of a class.
+    fn add(&mut self, class: usize, row: &[f32]) {
+        let most = self.sums.len().max(class + 1);
+        self.sums.resize_with(most, || vec![0.0; row.len()]);
+        self.sums[class].iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+    }
+
+    /// The prototypes of `count` classes, to unit length, divided by the temperature.
+    fn finish(self, count: usize, temperature: f64) -> Vec<f32> {
+        let Prototypes { mut sums } = self;
+        let dim = sums.first().map_or(0, Vec::len);
+        sums.resize_with(count, || vec![0.0; dim]);
+        let unit = |sum: &Vec<f64>| {
+            let norm = sum.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+            sum.iter().map(|v| (v / (norm * temperature)) as f32).collect::<Vec<f32>>()
+        };
+        sums.iter().flat_map(unit).collect()
     }
 }
 

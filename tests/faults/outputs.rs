@@ -17,7 +17,7 @@ struct Route {
     inputs: &'static [&'static str],
 }
 
-const ROUTES: [Route; 25] = [
+const ROUTES: [Route; 26] = [
     Route {
         command: "embed --model m.safetensors --reduce pca.safetensors --cameras l.csv crops p.png",
         needed: "--out new.npy",
@@ -67,6 +67,12 @@ const ROUTES: [Route; 25] = [
         needed: "--out new.safetensors",
         outputs: &["--out", "--json"],
         inputs: &["m.safetensors", "crops/a/1_0.jpg", "l.csv"],
+    },
+    Route {
+        command: "adapt --model m.safetensors --images crops --cameras l.csv --data crops --config c.toml",
+        needed: "--out new",
+        outputs: &["--out", "--profile"],
+        inputs: &["m.safetensors", "c.toml", "l.csv", "crops/a/1_0.jpg"],
     },
     Route { command: "inspect m.safetensors", needed: "", outputs: &["--json"], inputs: &["m.safetensors"] },
     Route {
@@ -491,7 +497,10 @@ fn unwritable_outputs_are_found_before_the_work() {
     let others = WITHOUT_INPUT.iter().filter(|(_, _, command)| !command.is_empty());
     for (command, needed, flag) in routes.chain(others.map(|&(_, flag, command)| (command, "", flag))) {
         // Run folders are created with their parents.
-        let makes_folder = flag == "--out" && (command.starts_with("train") || command.starts_with("ablate"));
+        let makes_folder = flag == "--out"
+            && (command.starts_with("train")
+                || command.starts_with("ablate")
+                || command.starts_with("adapt --model"));
         let file = if command.starts_with("explain") { "o.png" } else { "o.npy" };
         let (missing, below) = (format!("nodir/{file}"), format!("c.toml/{file}"));
         if !makes_folder {

@@ -1,8 +1,8 @@
 //! Embeds a list of images into a file or an index folder.
 
-use super::super::cameras::Cameras;
 use super::{Embedder, ImageOptions};
 use crate::checkpoint::Network;
+use crate::datasets::cameras::Cameras;
 use crate::embeddings::index::{Found, IndexOptions, IndexWriter, Origin, Shard, ShardNumber, Weights};
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
 use crate::embeddings::{Dtype, EmbeddingWriter, check_finite};

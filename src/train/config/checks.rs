@@ -13,7 +13,7 @@ use toml::Value;
 const FREE: [&str; 4] = ["schedule.epochs", "schedule.max_steps", "schedule.save_every", "device.adapter"];
 
 /// Keys that name files or folders. Two spellings of one path are equal.
-const PLACES: [&str; 2] = ["model.backbone", "data.dir"];
+const PLACES: [&str; 4] = ["model.backbone", "data.dir", "cluster.images", "cluster.cameras"];
 
 impl Config {
     /// Checks that `now` differs from this configuration only in keys that a resumed run may change.
@@ -40,7 +40,7 @@ impl Config {
     /// Checks settings against each other; [`super::Key`] checks each alone.
     pub(super) fn check(&self) -> Result<()> {
         let Config { model, data, schedule, loss, head, .. } = self;
-        let persons = data.persons_per_batch;
+        let (persons, clusters) = (data.persons_per_batch, self.cluster.images.is_some());
         let sampled = persons.checked_mul(data.images_per_person);
         let rules = [
             (
@@ -82,6 +82,26 @@ impl Config {
                 "data.sampler",
                 data.sampler == Sampler::Balanced || (persons > 0 && data.shuffle),
                 "balanced unless data.persons_per_batch is above 0 and data.shuffle is true",
+            ),
+            (
+                "schedule.passes",
+                schedule.passes == 1 || (persons > 0 && data.sampler != Sampler::Chunks),
+                "1 unless data.persons_per_batch is above 0 and data.sampler is not chunks",
+            ),
+            (
+                "cluster.images",
+                !clusters || (loss.identity == 0.0 && loss.prototypes > 0.0 && persons > 0),
+                "absent unless loss.identity is 0, loss.prototypes is above 0 and data.persons_per_batch is above 0",
+            ),
+            (
+                "cluster.images",
+                !clusters || (schedule.best == BestBy::Last && data.sampler != Sampler::Chunks),
+                "absent unless schedule.best is last and data.sampler is not chunks",
+            ),
+            (
+                "cluster.images",
+                !clusters || (model.camera_embedding == 0.0 && !model.jigsaw),
+                "absent unless model.camera_embedding is 0 and model.jigsaw is false",
             ),
             ("loss.soft_margin", loss.triplet || !loss.soft_margin, "false unless loss.triplet is true"),
             (

@@ -6,6 +6,7 @@ use crate::datasets::sampler::Sampler;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
 use crate::gpu::Precision;
 use crate::images::augment::{ErasingAspect, ErasingFill, MOST_ATTEMPTS};
+use crate::retrieval::dbscan::Radius;
 use crate::shape::{Activation, HeadEmbed, HeadKind, ImageSize, LambdaOn, Normalize, PartLayout, PartTokens};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub enum Kind {
     Size,
     /// Rows, or a number of parts.
     Parts,
+    /// A radius of clusters, or auto.
+    ClusterRadius,
     /// One of these words; the test also admits those of earlier versions.
     Word(fn() -> Vec<&'static str>, fn(&str) -> bool),
     /// An integer, this or larger.
@@ -55,7 +58,7 @@ const INSIDE_UNIT: Range = Range("above 0 and below 1", |v| v > 0.0 && v < 1.0);
 const AREA: Range = Range("from 0.02 to 1", |v| (0.02..=1.0).contains(&v));
 const FACTOR: Range = Range("above 0, up to 1", |v| v > 0.0 && v <= 1.0);
 
-use Kind::{Integer, Number, Parts, Seed, Size, Switch, Text, Word};
+use Kind::{ClusterRadius, Integer, Number, Parts, Seed, Size, Switch, Text, Word};
 
 const fn word<T: Serialize + DeserializeOwned>() -> Kind {
     Word(words::<T>, |text| read::<T>(text).is_ok())
@@ -259,6 +262,8 @@ settings! {
     schedule: ScheduleConfig {
         /// Number of epochs.
         epochs: usize = 30, Integer(1);
+        /// With sampling by person: times that an epoch draws as many images as there are.
+        passes: usize = 1, Integer(1);
         /// Images in a step.
         batch_size: usize = 32, Integer(1);
         /// Images in a pass through the backbone: the same step in less memory and more time; 0 for the whole batch.
@@ -318,6 +323,24 @@ settings! {
         /// Takes log(1 + exp(z)) of the difference z of the two distances as triplet loss, and ignores the margin.
         soft_margin: bool = false, Switch;
     }
+    /// Clusters of images without labels in place of persons, `[cluster]`; `lat-wgpu adapt` uses them.
+    cluster: ClusterConfig {
+        /// Folder of images without labels, which is searched recursively.
+        images: Option<String> = None, Text("DIR");
+        /// Cameras of the images: names as in Market-1501, folders (the first one below the folder of images), or a table with
+        /// the columns path and camera.
+        cameras: String = "names".to_string(), Text("names|folders|CSV");
+        /// Stores the deviation of each camera's embeddings beside the mean, which embedding then divides by.
+        deviation: bool = false, Switch;
+        /// Largest distance within a cluster; auto takes the best of 0.30, 0.35 … 0.65 in the first epoch.
+        eps: Radius = Radius::Auto, ClusterRadius;
+        /// Size of the k-reciprocal neighbourhood, with the image itself.
+        k1: usize = 30, Integer(2);
+        /// Neighbours to average over; 1 disables.
+        k2: usize = 6, Integer(1);
+        /// Images within the radius that make an image the core of a cluster, with the image itself.
+        min_samples: usize = 4, Integer(1);
+    }
     /// The adapter, `[device]`.
     device: DeviceConfig {
         /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one].
@@ -353,7 +376,12 @@ impl Key {
 
     /// Its default, that of the preset paper, if it has one.
     pub fn default(&self) -> Option<String> {
-        get(&Config::paper().table(), self.name).map(text)
+        self.value_in(Preset::Paper)
+    }
+
+    /// Its value in a preset, if it has one.
+    pub fn value_in(&self, preset: Preset) -> Option<String> {
+        get(&Config::preset(preset).table(), self.name).map(text)
     }
 
     /// The values it takes, in words.
@@ -362,6 +390,7 @@ impl Key {
             Text(_) => "text".to_string(),
             Size => "HxW in pixels, such as \"224x112\"".to_string(),
             Parts => "\"rows\" or an integer of 1 or more".to_string(),
+            ClusterRadius => "\"auto\" or a number from 0 to below 1".to_string(),
             Word(words, _) => words().iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
             Integer(least) => format!("an integer of {least} or more"),
             Seed => "an integer from 0 to 2^64 - 1".to_string(),
@@ -376,7 +405,7 @@ impl Key {
     /// The expected form.
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         let value = match self.kind {
-            Text(_) | Size | Parts | Word(..) => {
+            Text(_) | Size | Parts | ClusterRadius | Word(..) => {
                 let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
                 Some(Value::String(bare.to_string()))
             }
@@ -401,6 +430,9 @@ impl Key {
             (Size, Value::String(text)) => text.parse::<ImageSize>().is_ok(),
             (Parts, Value::String(text)) => text.parse::<PartLayout>().is_ok(),
             (Parts, Value::Integer(number)) => return self.admit(Value::String(number.to_string())),
+            (ClusterRadius, Value::String(text)) => text.parse::<Radius>().is_ok(),
+            (ClusterRadius, Value::Float(number)) => return self.admit(Value::String(number.to_string())),
+            (ClusterRadius, Value::Integer(number)) => return self.admit(Value::String(number.to_string())),
             (Word(_, admits), Value::String(text)) => admits(text),
             (Integer(least), Value::Integer(number)) => *number >= least,
             (Seed, Value::Integer(number)) => *number >= 0,
@@ -426,7 +458,7 @@ impl Config {
 }
 
 /// A value as typed on the command line.
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Float(number) if *number > 0.0 && *number < 1e-4 => format!("{number:e}"),

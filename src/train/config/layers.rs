@@ -6,9 +6,11 @@ use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
-/// Settings of the user, from the weakest to the strongest.
+/// Settings of a command and of the user, from the weakest to the strongest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Layers {
+    /// Keys of the command, for a new run.
+    pub base: Vec<(String, String)>,
     /// `--config FILE.toml`.
     pub file: Option<PathBuf>,
     /// Flags as (key, value): `--lr 1e-4` is ("optim.lr", "1e-4"), `--preset full` is ("preset", "full").
@@ -23,7 +25,8 @@ impl Config {
     /// # Errors
     /// `Usage` naming a key that is unknown, malformed or out of range; `Io` if the file cannot be read.
     pub fn resolve(layers: &Layers) -> Result<Config> {
-        let given = layers.given()?;
+        let mut given = read_flags(&layers.base)?;
+        given.extend(layers.given()?);
         let preset = match given.iter().rev().find(|(key, _)| key == "preset") {
             None => Preset::Paper,
             Some((_, value)) => value.clone().try_into().map_err(|e| unusable(&e))?,
@@ -84,7 +87,7 @@ impl Config {
 }
 
 impl Layers {
-    /// Returns all given keys with their values, the weakest first.
+    /// Returns all keys that the user gave with their values, the weakest first.
     fn given(&self) -> Result<Vec<(String, Value)>> {
         let mut given = match &self.file {
             None => Vec::new(),
@@ -100,9 +103,7 @@ impl Layers {
                 })?
             }
         };
-        for (name, text) in &self.flags {
-            given.push((name.clone(), parse(name, text).map_err(Error::Usage)?));
-        }
+        given.extend(read_flags(&self.flags)?);
         for text in &self.set {
             let Some((key, value)) = text.split_once('=') else {
                 return Err(Error::Usage(format!("--set {text}: expected section.key=value")));
@@ -112,6 +113,12 @@ impl Layers {
         }
         Ok(given)
     }
+}
+
+/// Reads keys with their values as typed on the command line.
+fn read_flags(flags: &[(String, String)]) -> Result<Vec<(String, Value)>> {
+    let read = |(name, text): &(String, String)| Ok((name.clone(), parse(name, text).map_err(Error::Usage)?));
+    flags.iter().map(read).collect()
 }
 
 /// Reads a value as typed on the command line.
@@ -150,6 +157,7 @@ mod tests {
 
     fn layers(flags: &[(&str, &str)], set: &[&str]) -> Layers {
         Layers {
+            base: Vec::new(),
             file: None,
             flags: flags.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
             set: set.iter().map(|s| s.to_string()).collect(),

@@ -9,8 +9,8 @@ mod layers;
 mod words;
 
 pub use keys::{
-    Config, DataConfig, DeviceConfig, HeadConfig, Key, Kind, LossConfig, ModelConfig, OptimConfig,
-    ScheduleConfig, keys,
+    ClusterConfig, Config, DataConfig, DeviceConfig, HeadConfig, Key, Kind, LossConfig, ModelConfig,
+    OptimConfig, ScheduleConfig, keys,
 };
 pub use layers::Layers;
 pub use words::{read, word, words};
@@ -23,6 +23,8 @@ use crate::images::augment::{ErasingAspect, ErasingFill};
 use crate::kernels::adam::Betas;
 use crate::kernels::triplet::Margin;
 use crate::model::{self, PrototypeRule};
+use crate::retrieval::dbscan::ClusterOptions;
+use crate::retrieval::jaccard::JaccardOptions;
 use crate::shape::{
     ClassifierKind, HeadEmbed, HeadKind, ImageSize, LambdaOn, PartLayout, PartTokens, Preprocess, VitConfig,
 };
@@ -49,11 +51,13 @@ pub enum Preset {
     Personvit,
     /// Identity and prototype loss, as in PCL-CLIP, for any backbone.
     Prototypes,
+    /// Prototype loss alone, as in Cluster Contrast, for clusters or persons.
+    ClusterContrast,
 }
 
 impl Preset {
     /// All presets, the default first.
-    pub const ALL: [Preset; 8] = [
+    pub const ALL: [Preset; 9] = [
         Preset::Paper,
         Preset::ReleasedCode,
         Preset::Full,
@@ -62,6 +66,7 @@ impl Preset {
         Preset::TransreidFull,
         Preset::Personvit,
         Preset::Prototypes,
+        Preset::ClusterContrast,
     ];
 
     /// Describes the recipe in a line.
@@ -81,6 +86,9 @@ impl Preset {
                 "PersonViT's fine-tuning: as transreid, with a lower rate and a longer warm-up"
             }
             Preset::Prototypes => "identity and prototype loss after BNNeck, for any backbone",
+            Preset::ClusterContrast => {
+                "Cluster Contrast: prototype loss after BNNeck, for lat-wgpu adapt, or for labelled persons"
+            }
         }
     }
 
@@ -106,6 +114,9 @@ impl Preset {
             Preset::Prototypes => {
                 Some("rank-1 95.9 %, mAP 91.4 % with CLIP's ViT-B/16, 256x128, batch size 256")
             }
+            Preset::ClusterContrast => Some(
+                "without labels, rank-1 92.3 %, mAP 82.1 % with ResNet-50 of ImageNet, 256x128, batch size 256",
+            ),
         }
     }
 }
@@ -218,6 +229,14 @@ impl LossConfig {
     }
 }
 
+impl ClusterConfig {
+    /// Settings of the clustering.
+    pub fn options(&self) -> ClusterOptions {
+        let jaccard = JaccardOptions { k1: self.k1, k2: self.k2 };
+        ClusterOptions { jaccard, radius: self.eps, min_samples: self.min_samples }
+    }
+}
+
 impl Config {
     /// The values of a preset.
     pub fn preset(preset: Preset) -> Config {
@@ -290,6 +309,26 @@ impl Config {
                 config.loss.label_smoothing = 0.1;
                 config.loss.prototypes = 1.0;
             }
+            Preset::ClusterContrast => {
+                config.open_all();
+                config.head.kind = HeadKind::Bnneck;
+                config.head.embed = HeadEmbed::After;
+                config.loss.identity = 0.0;
+                config.loss.prototypes = 1.0;
+                config.data.sampler = Sampler::Cameras;
+                config.data.persons_per_batch = 16;
+                config.data.images_per_person = 4;
+                config.schedule.batch_size = 64;
+                config.data.erasing = 0.5;
+                config.data.crop_pad = 10;
+                config.optim.optimizer = Optimizer::Adamw;
+                config.optim.lr = 5e-5;
+                config.optim.weight_decay = 0.05;
+                config.optim.warmup_epochs = 1;
+                config.optim.cosine = true;
+                config.schedule.epochs = 20;
+                config.schedule.passes = 4;
+            }
         }
         config
     }
@@ -340,6 +379,24 @@ impl Config {
         names.filter_map(differs).collect()
     }
 
+    /// The keys that training on clusters needs with every preset, with the values of cluster-contrast.
+    pub fn of_clusters() -> Vec<(String, String)> {
+        const KEYS: [&str; 9] = [
+            "head.kind",
+            "head.embed",
+            "loss.identity",
+            "loss.prototypes",
+            "data.sampler",
+            "data.persons_per_batch",
+            "data.images_per_person",
+            "schedule.batch_size",
+            "schedule.passes",
+        ];
+        let table = Config::preset(Preset::ClusterContrast).table();
+        let value = |key: &str| Some((key.to_string(), keys::text(keys::get(&table, key)?)));
+        KEYS.into_iter().filter_map(value).collect()
+    }
+
     fn open_all(&mut self) {
         self.schedule.blockwise = false;
         self.schedule.freeze_embeddings = false;
@@ -387,6 +444,7 @@ impl Config {
             persons: self.data.persons_per_batch,
             sampler: self.data.sampler,
             family: 1,
+            steps: None,
             shuffle: self.data.shuffle,
             seed: self.data.seed,
         }

@@ -1,9 +1,11 @@
 //! The cameras of images, for networks with a camera embedding or camera statistics.
 
-use crate::datasets::labels::Label;
+use super::labels::Label;
+use super::read_cameras;
 use crate::error::{Error, Result};
 use crate::shape::VitConfig;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The camera that no table knows, as users write it.
 pub const NO_CAMERA: &str = "none";
@@ -35,6 +37,23 @@ impl Cameras {
             Some(NO_CAMERA) => Cameras::Unknown,
             Some(camera) => Cameras::One(camera.to_string()),
         }
+    }
+
+    /// Reads `names`, `folders`, or the path of a table of cameras.
+    ///
+    /// # Errors
+    /// Those of [`read_cameras`].
+    pub fn read(source: &str) -> Result<Cameras> {
+        match source {
+            "names" => Ok(Cameras::Names),
+            "folders" => Ok(Cameras::Folders),
+            table => Ok(Cameras::Labels(read_cameras(Path::new(table))?)),
+        }
+    }
+
+    /// The path of the table, if [`Self::read`] reads one.
+    pub fn table(source: &str) -> Option<&Path> {
+        (!["names", "folders"].contains(&source)).then(|| Path::new(source))
     }
 
     /// Returns the camera of an image, if it is known. `is_camera` recognises the folders that are cameras.
