@@ -1,6 +1,6 @@
 //! `lat-wgpu adapt`: adapts a model to cameras without labels.
 
-use super::arguments::{DeviceArguments, MemoryArgument, NetworkArguments};
+use super::arguments::{DeviceArguments, MemoryArgument, ModelArgument, NetworkArguments};
 use super::export::print_written;
 use super::json;
 use super::open;
@@ -26,9 +26,8 @@ use std::str::FromStr;
 /// `lat-wgpu adapt`.
 #[derive(Debug, Args)]
 pub struct AdaptArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// Folder of images by the cameras, which is searched recursively; no labels are needed
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
@@ -98,6 +97,7 @@ impl CameraSource {
 
 pub fn run(arguments: &AdaptArguments) -> Result<ExitCode> {
     let AdaptArguments { model, images, out, cameras, follow_links, .. } = arguments;
+    let model = &model.file()?;
     let paths = Paths::new().following(*follow_links).reads("--model", [model]).reads("--images", [images]);
     let paths = paths.reads("--cameras", cameras.table());
     paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;

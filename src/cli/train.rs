@@ -73,6 +73,7 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
         return Ok(ExitCode::SUCCESS);
     }
     check_required(&arguments, &layers)?;
+    let layers = with_backbone(layers)?;
     let mut progress = Progress::new(Some(Signals::listen()?));
     let trace = arguments.profile.as_ref().zip(arguments.out.as_ref());
     let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
@@ -128,6 +129,19 @@ fn check_required(arguments: &TrainArguments, layers: &Layers) -> Result<()> {
         [] => Ok(()),
         _ => Err(Error::Usage(format!("missing {}", missing.join(", ")))),
     }
+}
+
+/// Replaces the name of a backbone by its file, after a download if it needs one.
+pub(super) fn with_backbone(mut layers: Layers) -> Result<Layers> {
+    // An error in the configuration is reported where it is read, which a resumed run does in another way.
+    let backbone = Config::resolve(&layers).ok().and_then(|config| config.model.backbone);
+    if let Some(backbone) = backbone {
+        let file = open::model(Some(Path::new(&backbone)))?;
+        if file != Path::new(&backbone) {
+            layers.set.push(format!("model.backbone={}", file.display()));
+        }
+    }
+    Ok(layers)
 }
 
 /// Prints the best model, the reason for the choice, and the next command.
