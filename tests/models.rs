@@ -245,7 +245,7 @@ fn a_file_of_pytorch_is_converted() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pytorch/personvit_finetuned.pth");
     let hub = Site::hub(&[("o/n/resolve/main/pytorch_model.bin", &fs::read(source).unwrap())]);
     let (stdout, stderr) = fetch(0, here, &hub.url(), "hf:o/n");
-    assert!(stderr.contains("licence of hf:o/n: not given"), "{stderr}");
+    assert!(stderr.contains("licence of hf:o/n: MIT if it is TransReID"), "{stderr}");
     let network = checkpoint::load(Path::new(stdout.trim()), &Settings::default()).unwrap();
     assert_eq!((network.config.image.height, network.preprocess.mean), (256, [0.5; 3]));
     assert_eq!(cache(here), ["hf/o/n@main.licence.txt", "hf/o/n@main.safetensors"]);
@@ -256,7 +256,8 @@ fn a_file_that_needs_flags_is_kept_and_takes_them() {
     let folder = folder();
     let here = folder.path();
     let hub = Site::hub(&[("o/n/resolve/main/model.safetensors", &fs::read(TINY).unwrap())]);
-    let (stdout, _) = fetch(0, here, &hub.url(), "hf:o/n");
+    let (stdout, stderr) = fetch(0, here, &hub.url(), "hf:o/n");
+    assert!(stderr.contains("licence of hf:o/n: not given; see "), "{stderr}");
     assert_eq!(fs::read(stdout.trim()).unwrap(), fs::read(TINY).unwrap());
     let export = ["export", "--to", "timm", "--out", "t.safetensors", "--model", "hf:o/n"];
     let (_, stderr) = finish(2, &mut lat(here, &export));

@@ -1,6 +1,7 @@
 //! Repositories of the Hugging Face hub: their names, and the settings that their JSON files give.
 
-use crate::checkpoint::{Settings, convert};
+use crate::checkpoint::releases::UNKNOWN;
+use crate::checkpoint::{Settings, convert, list};
 use crate::error::{Error, Result};
 use crate::shape::{Activation, Normalize};
 use crate::storage::entry::KEY;
@@ -59,21 +60,30 @@ impl HubModel {
     }
 
     /// Makes the model file of a downloaded one: PyTorch's is converted, and so is a safetensors without this program's
-    /// metadata. One that needs flags is kept as it is.
+    /// metadata. One that needs flags is kept as it is. Returns the licence if the weights are of a known release.
     ///
     /// # Errors
     /// Those of [`convert()`] for a file of PyTorch.
-    pub fn make(&self, download: &Path, is_pytorch: bool, settings: &Settings, target: &Path) -> Result<()> {
-        let is_own = !is_pytorch
-            && crate::checkpoint::list(download).is_ok_and(|(_, metadata)| metadata.contains_key(KEY));
+    pub fn make(
+        &self,
+        download: &Path,
+        is_pytorch: bool,
+        settings: &Settings,
+        target: &Path,
+    ) -> Result<Option<&'static str>> {
+        let is_own = !is_pytorch && list(download).is_ok_and(|(_, metadata)| metadata.contains_key(KEY));
         if !is_own {
             match convert(download, settings, target) {
-                Ok(_) => return std::fs::remove_file(download).map_err(Error::io("remove", download)),
+                Ok(converted) => {
+                    std::fs::remove_file(download).map_err(Error::io("remove", download))?;
+                    return Ok(Some(converted.licence).filter(|licence| *licence != UNKNOWN));
+                }
                 Err(error) if is_pytorch || matches!(error.plain(), Error::Io { .. }) => return Err(error),
                 Err(_) => {}
             }
         }
-        std::fs::rename(download, target).map_err(Error::io("replace", target))
+        std::fs::rename(download, target).map_err(Error::io("replace", target))?;
+        Ok(None)
     }
 }
 

@@ -182,8 +182,9 @@ pub fn hub_model(model: &HubModel, part: &Path, target: &Path, observer: &dyn Ob
         Error::Network(format!("{model}: the hub has no model.safetensors and no pytorch_model.bin of it"))
             .hinted(format!("{endpoint}/{} shows its files, if there is such a model", model.repository()))
     })?;
-    model.make(&part, is_pytorch, &settings, target)?;
-    Ok(licence.unwrap_or_else(|| format!("not given; see {endpoint}/{}", model.repository())))
+    let of_release = model.make(&part, is_pytorch, &settings, target)?.map(str::to_string);
+    let unknown = || format!("not given; see {endpoint}/{}", model.repository());
+    Ok(licence.or(of_release).unwrap_or_else(unknown))
 }
 
 /// The error of a model that the hub doesn't give to everybody.
