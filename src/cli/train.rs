@@ -57,7 +57,7 @@ pub struct TrainArguments {
 }
 
 /// A new run and a resumed one.
-const USAGE: &str = "lat-wgpu train --backbone <FILE> --data <DIR> --out <RUN> [OPTIONS]
+const USAGE: &str = "lat-wgpu train --backbone <MODEL> --data <DIR> --out <RUN> [OPTIONS]
        lat-wgpu train --resume --out <RUN> [OPTIONS]";
 
 impl Trains for TrainArguments {

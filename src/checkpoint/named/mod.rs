@@ -82,7 +82,7 @@ pub const MODELS: [Named; 3] = [
     },
     Named {
         name: "dinov2-s14",
-        bytes: 86_492_480,
+        bytes: 86_492_528,
         licence: "Apache-2.0 (DINOv2, by Meta), in a package under MIT",
         trained_on: "images in general",
         scores: "R1 15.9 %, mAP 6.0 % on a part of Market-1501",
@@ -101,7 +101,7 @@ pub const MODELS: [Named; 3] = [
     },
     Named {
         name: "clip-b16",
-        bytes: 343_195_000,
+        bytes: 343_212_320,
         licence: "MIT (CLIP, by OpenAI) as its package says, which advises to verify before commercial use",
         trained_on: "images with captions",
         scores: "",
