@@ -15,6 +15,7 @@ use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
 use crate::tasks::embed::{Embedder, ImageOptions};
 use crate::tasks::evaluate::{self, EvaluationSet, evaluate};
+use crate::tasks::models;
 use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, verdicts};
 
 /// Options of [`Model::open_with`].
@@ -60,10 +61,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens weights on the best adapter: a plain ViT in `.safetensors`, or a model that `lat-wgpu train` wrote.
+    /// Opens weights on the best adapter: a plain ViT in `.safetensors`, a model that `lat-wgpu train` wrote, a name that
+    /// `lat-wgpu models` lists, or `hf:OWNER/NAME` of the Hugging Face hub. A name may download the model once.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Weights`] or [`Error::Tensor`] if the file can't be used; [`Error::Gpu`] without an
+    /// [`Error::Network`] for a model that can't be downloaded; [`Error::Io`], [`Error::Weights`] or [`Error::Tensor`] if the file can't be used; [`Error::Gpu`] without an
     /// adapter.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         Model::open_with(path, &ModelOptions::default())
@@ -75,7 +77,7 @@ impl Model {
     /// Those of [`Model::open`]; [`Error::TooLarge`] if the batch doesn't fit into the adapter's memory;
     /// [`Error::Usage`] for a camera without a row in the model's camera embedding.
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model> {
-        let path = path.as_ref().to_path_buf();
+        let path = models::file(path.as_ref(), false, &())?;
         let ModelOptions { adapter, precision, batch, flip, camera } = options.clone();
         let no_cameras = camera.as_deref() == Some(NO_CAMERA);
         let network = checkpoint::load(&path, &Settings { no_cameras, ..Settings::default() })?;

@@ -79,6 +79,9 @@ pub enum Error {
     /// A failed Python script, or no Python.
     #[error("{0}")]
     Python(String),
+    /// A server that can't be reached, or that doesn't have or give what is asked.
+    #[error("{0}")]
+    Network(String),
     /// A signal that stopped the work; exit code 128 + its number.
     #[error("interrupted: {outcome}")]
     Interrupted {
@@ -277,6 +280,7 @@ mod tests {
             Error::Data(text()),
             Error::Gpu(gpu::Error::Lost(text())),
             Error::Python(text()),
+            Error::Network(text()),
             Error::TooLarge(text()),
             Error::Image { path: path(), reason: text() },
             Error::Weights { path: path(), reason: text() },

@@ -83,10 +83,3 @@ fn choices_are_validated_and_kept_and_change_no_embedding() {
     lat(0, folder, &["autotune", "--clear"]);
     assert!(!file.exists());
 }
-
-#[test]
-fn tune_reports_missing_arguments() {
-    let temporary = tempfile::tempdir().unwrap();
-    let (_, stderr) = lat(2, temporary.path(), &["autotune"]);
-    assert!(stderr.contains("--model"), "{stderr}");
-}

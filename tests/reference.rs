@@ -2,7 +2,7 @@
 //!
 //! `UPDATE_REFERENCE=1 cargo test --test reference` writes it again.
 
-#![cfg(all(feature = "parquet", feature = "reduce", feature = "serve"))]
+#![cfg(all(feature = "download", feature = "parquet", feature = "reduce", feature = "serve"))]
 
 use lat_wgpu::cli;
 use lat_wgpu::train::config::{Config, Kind, Preset, keys};
@@ -91,11 +91,12 @@ fn commands() {
     for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
         let name = command.get_name().to_string();
         let actions = command.get_subcommands().filter(|action| action.get_name() != "help");
-        let before = commands.len();
-        commands.extend(actions.map(|action| (format!("{name} {}", action.get_name()), action.clone())));
-        if commands.len() == before {
+        let actions: Vec<_> =
+            actions.map(|action| (format!("{name} {}", action.get_name()), action.clone())).collect();
+        if !command.is_subcommand_required_set() {
             commands.push((name, command.clone()));
         }
+        commands.extend(actions);
     }
     for (name, mut command) in commands {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();

@@ -3,11 +3,13 @@
 //! `safetensors` reads the header, `names` maps every name to timm's, and `recognise` decides the configuration and
 //! checks shapes. Only then is tensor data read, one tensor at a time.
 //!
-//! `convert` takes files of PyTorch, too: `pytorch` reads them, and `releases` knows published weights.
+//! `convert` takes files of PyTorch, too: `pytorch` reads them, and `releases` knows published weights. `named` lists
+//! models by name.
 
 mod convert;
 mod foreign;
 mod metadata;
+pub mod named;
 mod names;
 mod parameters;
 mod positions;

@@ -48,6 +48,9 @@ const MOST_CAMERAS: usize = 32;
 /// Inputs of person re-identification, in patches.
 const PERSONS: [Grid; 2] = [(16, 8), (24, 8)];
 
+/// Licence of weights that are of no known release.
+pub(super) const UNKNOWN: &str = "unknown";
+
 const PERSONVIT: &str = "PersonViT's repository has no licence file";
 const TRANSREID: &str = "MIT if it is TransReID or TransReID-SSL; PersonViT's repository has no licence file";
 const SSL: &str = "MIT if it is TransReID-SSL; PersonViT's repository has no licence file";
@@ -132,7 +135,7 @@ pub(super) fn recognise(path: &Path, weights: &mut Weights, settings: &Settings)
     } else if weights.keys == ["model"] && is_square && is_bare(tensors) {
         ("MAE, the encoder alone", "CC-BY-NC 4.0 if it is MAE's", Normalize::Imagenet, "bicubic")
     } else {
-        return Ok(Release { name: "none that is known", licence: "unknown", metadata, dropped, notes });
+        return Ok(Release { name: "none that is known", licence: UNKNOWN, metadata, dropped, notes });
     };
     let (mean, std) = normalize.mean_std();
     metadata.preprocess.mean = Some(mean);

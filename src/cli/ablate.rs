@@ -6,11 +6,12 @@ use super::open;
 use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
-use super::train::run_paths;
+use super::train::{run_paths, with_backbone};
 use crate::error::Result;
 use crate::observer::Follower;
 use crate::storage::lock;
 use crate::tasks::ablate::{Request, TABLE_FILES, Variant, ablate, is_own};
+use crate::train::config::Layers;
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,11 +51,11 @@ impl Trains for AblateArguments {
     }
 }
 
-pub fn run(given: &Training<AblateArguments>) -> Result<ExitCode> {
-    check_paths(given)?;
-    let Training { arguments, layers } = given;
-    let AblateArguments { out, json, .. } = arguments;
-    let request = Request { out: out.clone(), layers: layers.clone() };
+pub fn run(Training { arguments, layers }: Training<AblateArguments>) -> Result<ExitCode> {
+    let layers = with_backbone(layers)?;
+    check_paths(&arguments, &layers)?;
+    let AblateArguments { out, json, .. } = &arguments;
+    let request = Request { out: out.clone(), layers };
     let progress = Progress::new(Some(Signals::listen()?));
     let done = ablate(&request, &progress);
     progress.finish();
@@ -75,7 +76,7 @@ impl Follower<Variant> for Progress {
 }
 
 /// Fails if an output cannot be written or would replace an input.
-fn check_paths(Training { arguments, layers }: &Training<AblateArguments>) -> Result<()> {
+fn check_paths(arguments: &AblateArguments, layers: &Layers) -> Result<()> {
     let AblateArguments { out, json, .. } = arguments;
     let mut paths = Paths::new().writes("--json", json);
     let mut is_begun = false;

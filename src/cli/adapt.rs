@@ -1,6 +1,6 @@
 //! `lat-wgpu adapt`: adapts a model to cameras without labels.
 
-use super::arguments::{Training, Trains};
+use super::arguments::{ModelArgument, Training, Trains};
 use super::export::print_written;
 use super::json;
 use super::keys::{is_network_setting, network_settings};
@@ -30,9 +30,8 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 #[command(override_usage = USAGE, args_override_self = true)]
 pub struct AdaptArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// Folder of images by the cameras, which is searched recursively; no labels are needed
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
@@ -54,9 +53,9 @@ pub struct AdaptArguments {
 }
 
 /// A new run, a resumed one, and statistics.
-const USAGE: &str = "lat-wgpu adapt --model <FILE> --images <DIR> --out <RUN> [OPTIONS]
+const USAGE: &str = "lat-wgpu adapt --model <MODEL> --images <DIR> --out <RUN> [OPTIONS]
        lat-wgpu adapt --resume --out <RUN> [OPTIONS]
-       lat-wgpu adapt --statistics-only --model <FILE> --images <DIR> --out <FILE> [OPTIONS]";
+       lat-wgpu adapt --statistics-only --model <MODEL> --images <DIR> --out <FILE> [OPTIONS]";
 
 /// The presets' keys that a command can set, without those that need labels, and those that it decides.
 impl Trains for AdaptArguments {
@@ -111,22 +110,29 @@ pub fn run(Training { arguments, mut layers }: Training<AdaptArguments>) -> Resu
         return store_statistics(&arguments, &layers);
     }
     let AdaptArguments { model, images, data, out, run, .. } = arguments;
-    for (key, path) in [("model.backbone", &model), ("cluster.images", &images), ("data.dir", &data)] {
+    let given = model.is_given().then(|| model.shown());
+    let paths =
+        [("model.backbone", given), ("cluster.images", images.as_deref()), ("data.dir", data.as_deref())];
+    for (key, path) in paths {
         layers.flags.extend(path.iter().map(|path| (key.to_string(), path.to_string_lossy().into_owned())));
     }
     layers.base = vec![("preset".to_string(), word(&Preset::ClusterContrast))];
     layers.base.extend(Config::of_clusters());
-    let config = Config::resolve(&layers)?;
     let mut missing = Vec::new();
     if !run.resume {
-        missing.extend(config.model.backbone.is_none().then_some("--model"));
+        let config = Config::resolve(&layers)?;
         missing.extend(config.cluster.images.is_none().then_some("--images"));
+        if config.model.backbone.is_none() {
+            let file = model.file()?.to_string_lossy().into_owned();
+            layers.base.push(("model.backbone".to_string(), file));
+        }
     }
-    go("adapt", missing, out, run, layers, |layers| take_parts(layers, &config))
+    go("adapt", missing, out, run, layers, take_parts)
 }
 
 /// Adds the keys of the parts that the model embeds, if a run may begin with it.
-fn take_parts(mut layers: Layers, config: &Config) -> Result<Layers> {
+fn take_parts(mut layers: Layers) -> Result<Layers> {
+    let config = Config::resolve(&layers)?;
     let Some(model) = &config.model.backbone else { return Ok(layers) };
     let own = Settings { lambda: None, lambda_on: None, tokens: None, parts: None, ..config.settings() };
     let settings = Settings { head_embed: None, ..own };
@@ -151,13 +157,13 @@ fn store_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitC
     if let Some(key) = useless.and_then(|name| keys().find(|key| key.name == name)) {
         return Err(Error::Usage(format!("--{} has no effect with --statistics-only", key.flag())));
     }
-    let (Some(model), Some(images), Some(out)) = (&arguments.model, &arguments.images, &arguments.out) else {
-        let flags =
-            [("--model", &arguments.model), ("--images", &arguments.images), ("--out", &arguments.out)];
+    let (Some(images), Some(out)) = (&arguments.images, &arguments.out) else {
+        let flags = [("--images", &arguments.images), ("--out", &arguments.out)];
         let missing: Vec<&str> =
             flags.into_iter().filter(|(_, path)| path.is_none()).map(|(flag, _)| flag).collect();
         return Err(Error::Usage(format!("missing {}", missing.join(", "))));
     };
+    let model = &arguments.model.file()?;
     let config = Config::resolve(layers)?;
     let (cluster, data) = (&config.cluster, &config.data);
     let paths =

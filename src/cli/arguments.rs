@@ -3,6 +3,7 @@
 pub use super::keys::{NetworkArguments, SetArguments, Training, Trains};
 use super::open;
 use super::words::named;
+use crate::checkpoint::named::DEFAULT;
 use crate::checkpoint::{Network, Settings};
 use crate::datasets;
 use crate::datasets::cameras::{Cameras, NO_CAMERA};
@@ -17,12 +18,44 @@ use crate::tasks::search::{check_fits, check_weights};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
+/// The model.
+#[derive(Debug, Args)]
+pub struct ModelArgument {
+    #[arg(long, value_name = "MODEL", help = model_help())]
+    model: Option<PathBuf>,
+}
+
+fn model_help() -> String {
+    format!(
+        "Model: a .safetensors file, a name from `lat-wgpu models`, or hf:OWNER/NAME[@REVISION] [default: {DEFAULT}]"
+    )
+}
+
+impl ModelArgument {
+    /// Returns the file of the model, after a download if it needs one. Without --model it is the default model's.
+    ///
+    /// # Errors
+    /// Those of [`crate::tasks::models::file`].
+    pub fn file(&self) -> Result<PathBuf> {
+        open::model(self.model.as_deref())
+    }
+
+    /// Returns the model as given.
+    pub fn shown(&self) -> &Path {
+        self.model.as_deref().unwrap_or(Path::new(DEFAULT))
+    }
+
+    /// Returns whether --model is given.
+    pub fn is_given(&self) -> bool {
+        self.model.is_some()
+    }
+}
+
 /// The gallery that is searched, and the model that it was embedded with.
 #[derive(Debug, Args)]
 pub struct TargetArguments {
-    /// Model that the gallery was embedded with, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// Embeddings from `lat-wgpu embed`: a file or an index folder
     #[arg(long, value_name = "FILE|DIR")]
     pub gallery: PathBuf,
@@ -38,6 +71,7 @@ impl TargetArguments {
     /// Those of the files and the checks.
     pub fn open(
         &self,
+        model: &Path,
         network: &Network,
         reduce: Option<&Path>,
         flip: bool,
@@ -46,7 +80,7 @@ impl TargetArguments {
         let projection = reduce.map(Projection::read).transpose()?;
         let components = reduce.zip(projection.as_ref());
         // Other weights often have other settings, too. They are the better reason.
-        let notes = check_weights(&self.model, network, &gallery, components, self.allow_other_weights)?;
+        let notes = check_weights(model, network, &gallery, components, self.allow_other_weights)?;
         check_fits(&gallery, network, projection.as_ref(), flip)?;
         open::print_notes(&notes);
         Ok((gallery, projection))

@@ -1,10 +1,10 @@
 //! `lat-wgpu autotune`: finds the fastest tiles on an adapter and keeps them for later runs.
 
-use super::arguments::{DeviceArguments, NetworkArguments};
+use super::arguments::{DeviceArguments, ModelArgument, NetworkArguments};
 use super::paths::Paths;
 use super::progress::Progress;
 use super::{json, open};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::observer::Follower;
 use crate::tasks::autotune::{self, Finding, Outcome, Product};
 use clap::Args;
@@ -16,9 +16,8 @@ use std::time::Duration;
 /// `lat-wgpu autotune`.
 #[derive(Debug, Args)]
 pub struct AutotuneArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// Images per batch [default: 32, on CPU adapters 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: Option<u32>,
@@ -28,7 +27,7 @@ pub struct AutotuneArguments {
     /// Time limit in seconds
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
-    /// Removes the saved choices for this adapter
+    /// Removes the saved choices for this adapter; without --model it does nothing else
     #[arg(long)]
     pub clear: bool,
     #[command(flatten)]
@@ -41,13 +40,11 @@ pub struct AutotuneArguments {
 }
 
 pub fn run(arguments: &AutotuneArguments) -> Result<ExitCode> {
-    let paths = Paths::new().reads("--model", &arguments.model).writes("--json", &arguments.json);
+    let only_clears = arguments.clear && !arguments.model.is_given();
+    let model = if only_clears { None } else { Some(arguments.model.file()?) };
+    let paths = Paths::new().reads("--model", &model).writes("--json", &arguments.json);
     paths.check()?;
-    let network = match (&arguments.model, arguments.clear) {
-        (None, false) => return Err(Error::Usage("pass --model FILE, or --clear".to_string())),
-        (None, true) => None,
-        (Some(model), _) => Some(open::network(model, &arguments.network.settings())?),
-    };
+    let network = model.map(|model| open::network(&model, &arguments.network.settings())).transpose()?;
     let context = arguments.device.open()?;
     if arguments.clear {
         match autotune::clear(&context.adapter)? {

@@ -1,6 +1,6 @@
 //! `lat-wgpu compare`: the distance of two images, and how often two strangers are as near.
 
-use super::arguments::{AdapterArgument, CameraArgument, NetworkArguments};
+use super::arguments::{AdapterArgument, CameraArgument, ModelArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -17,9 +17,8 @@ use std::process::ExitCode;
 /// `lat-wgpu compare`.
 #[derive(Debug, Args)]
 pub struct CompareArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// An image
     #[arg(value_name = "A")]
     pub a: PathBuf,
@@ -42,6 +41,7 @@ pub struct CompareArguments {
 
 pub fn run(arguments: &CompareArguments) -> Result<ExitCode> {
     let CompareArguments { model, a, b, json: target, adapter, ignore_exif, camera, network } = arguments;
+    let model = &model.file()?;
     let paths = Paths::new().reads("--model", [model]).reads("A", [a]).reads("B", [b]);
     paths.writes("--json", target).check()?;
     let network = open::network(model, &camera.settings(network))?;

@@ -1,6 +1,6 @@
 //! `lat-wgpu embed`: turns folders of person crops into embeddings.
 
-use super::arguments::{CamerasArgument, DeviceArguments, MemoryArgument, NetworkArguments};
+use super::arguments::{CamerasArgument, DeviceArguments, MemoryArgument, ModelArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -24,16 +24,15 @@ use crate::tasks::embed::{
 };
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// `lat-wgpu embed`.
 #[derive(Debug, Args)]
 pub struct EmbedArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// Image files, and folders that are searched recursively
     #[arg(required = true, value_name = "INPUT")]
     pub inputs: Vec<PathBuf>,
@@ -96,8 +95,9 @@ pub struct EmbedArguments {
 
 pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let start = Instant::now();
-    check_paths(arguments)?;
-    let network = open::network(&arguments.model, &arguments.cameras.all.settings(&arguments.network))?;
+    let model = arguments.model.file()?;
+    check_paths(arguments, &model)?;
+    let network = open::network(&model, &arguments.cameras.all.settings(&arguments.network))?;
     let Listing { images, left_out } = open::images(&arguments.inputs, arguments.follow_links)?;
     let cameras = arguments.cameras.source(&network.config)?;
     cameras.check(&network.config, images.iter().map(|image| &image.name))?;
@@ -105,8 +105,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     if let Some(projection) = &projection {
         projection.check_fits(&network, arguments.flip)?;
     }
-    let source =
-        EmbeddingSource { model: &arguments.model, network: &network, projection: projection.as_ref() };
+    let source = EmbeddingSource { model: &model, network: &network, projection: projection.as_ref() };
     if let Some(file) = &arguments.reduce {
         open::print_notes(&source.check_weights(file, arguments.allow_other_weights)?);
     }
@@ -222,8 +221,8 @@ fn name_images(left_out: &LeftOut) {
 }
 
 /// Fails if an output cannot be written or would replace an input.
-fn check_paths(arguments: &EmbedArguments) -> Result<()> {
-    let EmbedArguments { model, inputs, out, reduce, json, profile, .. } = arguments;
+fn check_paths(arguments: &EmbedArguments, model: &Path) -> Result<()> {
+    let EmbedArguments { inputs, out, reduce, json, profile, .. } = arguments;
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
     let paths = paths.reads("INPUT", inputs).reads("--reduce", reduce);
     let paths = paths.reads("--cameras", &arguments.cameras.cameras);

@@ -1,8 +1,8 @@
 //! `lat-wgpu eval`: scores a model, or embeddings, on data sets.
 
 use super::arguments::{
-    CameraArgument, DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments,
-    SetArguments, fraction,
+    CameraArgument, DeviceArguments, ExpansionArguments, MemoryArgument, ModelArgument, NetworkArguments,
+    PageArguments, SetArguments, fraction,
 };
 use super::eval_report::{self, INFLATED, Page};
 use super::json;
@@ -59,11 +59,10 @@ const OVER: [&str; 2] = [
 /// `lat-wgpu eval`.
 #[derive(Debug, Args)]
 pub struct EvalArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE", requires = "data", required_unless_present = "query_embeddings")]
-    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// Folder of a data set, or a table of images (.csv); may be repeated
-    #[arg(long, value_name = "DIR", requires = "model")]
+    #[arg(long, value_name = "DIR", required_unless_present = "query_embeddings")]
     pub data: Vec<PathBuf>,
     /// Embeddings of the queries from `lat-wgpu embed`, instead of a model
     #[arg(long, value_name = "FILE", requires = "gallery_embeddings", conflicts_with_all = ["model", "data"])]
@@ -194,9 +193,9 @@ impl EvalArguments {
             return Ok(None);
         };
         let mut source = Vec::new();
-        if let Some(model) = &self.model {
+        if self.query_embeddings.is_none() {
             let flip = if self.flip { ", each image and its mirror image" } else { "" };
-            source.push(("Model".to_string(), format!("{}{flip}", model.display())));
+            source.push(("Model".to_string(), format!("{}{flip}", self.model.shown().display())));
         }
         if let (Some(queries), Some(gallery)) = (&self.query_embeddings, &self.gallery_embeddings) {
             source.push(("Embeddings".to_string(), format!("{}, {}", queries.display(), gallery.display())));
@@ -214,14 +213,24 @@ impl EvalArguments {
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     let request = Request::new(arguments)?;
-    let paths = paths(arguments);
+    let model = match arguments.query_embeddings {
+        Some(_) => None,
+        None => Some(arguments.model.file()?),
+    };
+    if arguments.store_threshold && model.as_deref() != Some(arguments.model.shown()) {
+        return Err(Error::Usage(format!(
+            "--store-threshold writes into the model's file, and {} is a name: copy the file, or name one of your own",
+            arguments.model.shown().display()
+        )));
+    }
+    let paths = paths(arguments, &model);
     paths.check()?;
     let page = arguments.page()?;
     let adapter = arguments.device.options();
     let progress = Progress::new(Some(Signals::listen()?));
     let mut results = Vec::new();
     let mut failed = Vec::new();
-    match (&arguments.model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
+    match (&model, &arguments.query_embeddings, &arguments.gallery_embeddings) {
         (Some(model), ..) => {
             let network = open::network(model, &arguments.camera.settings(&arguments.network))?;
             if let Some(CameraStatistics { images, .. }) = &network.config.statistics {
@@ -286,7 +295,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
             }
             results.push(evaluate_embeddings(&set, &adapter, &request, &progress)?);
         }
-        _ => unreachable!("clap requires a model or both files of embeddings"),
+        _ => unreachable!("clap requires a data set or both files of embeddings"),
     }
 
     if !results.is_empty() {
@@ -307,8 +316,8 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
 }
 
 /// The input and output files.
-fn paths(arguments: &EvalArguments) -> Paths {
-    let EvalArguments { model, data, query_embeddings, gallery_embeddings, labels, images, .. } = arguments;
+fn paths(arguments: &EvalArguments, model: &Option<PathBuf>) -> Paths {
+    let EvalArguments { data, query_embeddings, gallery_embeddings, labels, images, .. } = arguments;
     let paths = Paths::new()
         .following(arguments.set.options().follow_links)
         .reads_sets("--data", data)
@@ -331,7 +340,7 @@ impl Request {
     fn new(arguments: &EvalArguments) -> Result<Request> {
         let usage = |text: &str| Err(Error::Usage(text.to_string()));
         let rules = arguments.rules()?;
-        if arguments.model.is_none()
+        if arguments.query_embeddings.is_some()
             && (arguments.network.settings() != Settings::default()
                 || arguments.camera.camera.is_some()
                 || arguments.set.options() != LoadOptions::default())
@@ -483,7 +492,7 @@ impl Request {
             "rerank": rerank,
             "spatio_temporal_bin": self.spatio_temporal,
             "flip": arguments.flip,
-            "model": arguments.model.as_ref().map(|path| path.to_string_lossy()),
+            "model": arguments.query_embeddings.is_none().then(|| arguments.model.shown().to_string_lossy()),
             "note": note,
         });
         if let Value::Object(mut about) = about {

@@ -14,7 +14,7 @@ const GROUPS: [(&str, &[Examples]); 5] = [
             (
                 "embed",
                 [
-                    "--model run/best.safetensors crops -o crops.safetensors",
+                    "--model dinov2-s14 crops -o crops.safetensors",
                     "--model run/best.safetensors crops -o index --append",
                 ],
             ),
@@ -95,6 +95,7 @@ const GROUPS: [(&str, &[Examples]); 5] = [
                     "--backbone vit.safetensors --data Market-1501 --epochs 10 -o ablation",
                 ],
             ),
+            ("models", ["", "fetch dinov2-s14"]),
             (
                 "convert",
                 [
@@ -130,7 +131,7 @@ const GROUPS: [(&str, &[Examples]); 5] = [
         "Diagnose",
         &[
             ("info", ["", "--json -"]),
-            ("inspect", ["run/best.safetensors", "vit.safetensors --json -"]),
+            ("inspect", ["run/best.safetensors", "demo --json -"]),
             ("selftest", ["--quick", "--match gemm --json report.json"]),
             ("bench", ["--match layernorm", "--steps --quick"]),
         ],

@@ -1,6 +1,6 @@
 //! `lat-wgpu explain`: draws the share of each patch in an embedding, or the agreement of the parts of two images.
 
-use super::arguments::{AdapterArgument, CameraArgument, NetworkArguments};
+use super::arguments::{AdapterArgument, CameraArgument, ModelArgument, NetworkArguments};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -18,9 +18,8 @@ use std::process::ExitCode;
 /// `lat-wgpu explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// The image
     #[arg(value_name = "IMG")]
     pub image: PathBuf,
@@ -53,10 +52,10 @@ pub fn run(arguments: &ExplainArguments) -> Result<ExitCode> {
             out.display()
         )));
     }
-    let paths =
-        Paths::new().reads("--model", [&arguments.model]).reads("IMG", [image]).reads("--against", against);
+    let model = arguments.model.file()?;
+    let paths = Paths::new().reads("--model", [&model]).reads("IMG", [image]).reads("--against", against);
     paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
-    let network = open::network(&arguments.model, &arguments.camera.settings(&arguments.network))?;
+    let network = open::network(&model, &arguments.camera.settings(&arguments.network))?;
     let cameras = arguments.camera.cameras();
     let names: Vec<String> = [Some(image), against.as_ref()]
         .into_iter()

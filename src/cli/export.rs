@@ -1,6 +1,6 @@
 //! `lat-wgpu export`: writes a model for other programs.
 
-use super::arguments::{CameraArgument, NetworkArguments};
+use super::arguments::{CameraArgument, ModelArgument, NetworkArguments};
 use super::open;
 use super::paths::Paths;
 use super::words::named;
@@ -16,9 +16,8 @@ use std::process::ExitCode;
 /// `lat-wgpu export`.
 #[derive(Debug, Args)]
 pub struct ExportArguments {
-    /// Weights of a plain ViT, or a trained model, as .safetensors
-    #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgument,
     /// Format: timm is backbone and part classifiers in timm's and PyTorch's names; onnx maps pixels to embeddings, and
     /// needs Python (LAT_PYTHON, else python3) with onnx; web is a folder with a page that embeds images in the browser
     #[arg(long, value_name = "FORM")]
@@ -64,6 +63,7 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     if let Some((flag, _, form)) = flags.into_iter().find(|(_, misplaced, _)| *misplaced) {
         return Err(Error::Usage(format!("{flag} requires {form}")));
     }
+    let model = &model.file()?;
     let paths = Paths::new().reads("--model", [model]);
     if web { paths.makes_folder("--out", out) } else { paths.writes("--out", [out]) }.check()?;
     if let Some(name) = camera.name() {

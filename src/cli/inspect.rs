@@ -2,6 +2,7 @@
 
 use super::arguments::NetworkArguments;
 use super::json;
+use super::open;
 use super::paths::Paths;
 use super::words::word;
 use crate::checkpoint::{self, Network};
@@ -16,8 +17,8 @@ use std::process::ExitCode;
 /// `lat-wgpu inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArguments {
-    /// A .safetensors file
-    #[arg(value_name = "FILE")]
+    /// A .safetensors file, or another model as --model of `embed` takes it
+    #[arg(value_name = "MODEL")]
     pub file: PathBuf,
     /// Writes configuration and tensors as JSON; - for stdout
     #[arg(long, value_name = "FILE")]
@@ -27,9 +28,10 @@ pub struct InspectArguments {
 }
 
 pub fn run(arguments: &InspectArguments) -> Result<ExitCode> {
-    Paths::new().reads("FILE", [&arguments.file]).writes("--json", &arguments.json).check()?;
-    let (tensors, metadata) = checkpoint::list(&arguments.file)?;
-    let network = checkpoint::load(&arguments.file, &arguments.network.settings());
+    let file = open::model(Some(&arguments.file))?;
+    Paths::new().reads("MODEL", [&file]).writes("--json", &arguments.json).check()?;
+    let (tensors, metadata) = checkpoint::list(&file)?;
+    let network = checkpoint::load(&file, &arguments.network.settings());
     if let Some(target) = &arguments.json {
         let listed: Vec<_> = tensors
             .iter()

@@ -54,6 +54,7 @@ mod inspect;
 mod json;
 mod keys;
 mod merge;
+mod models;
 mod open;
 mod origin;
 mod paths;
@@ -92,12 +93,17 @@ struct Arguments {
     /// Prints dispatches, memory and stages too
     #[arg(short, long, global = true)]
     verbose: bool,
+    /// Opens no connection: models by name come from the program or the cache, as with LAT_OFFLINE=1
+    #[arg(long, global = true)]
+    offline: bool,
 }
 
 /// True to print errors only.
 static QUIET: AtomicBool = AtomicBool::new(false);
 /// True to print details too.
 static VERBOSE: AtomicBool = AtomicBool::new(false);
+/// True to open no connection.
+static OFFLINE: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -114,6 +120,8 @@ enum Command {
     Bench(bench::BenchArguments),
     /// Check every kernel on an adapter against the reference, for bug reports
     Selftest(selftest::SelftestArguments),
+    /// List the models that have names, or download them
+    Models(models::ModelsArguments),
     /// Print a model file's configuration and tensors
     Inspect(inspect::InspectArguments),
     /// Fine-tune a backbone into a re-identification model
@@ -176,6 +184,7 @@ pub fn main() -> ExitCode {
     };
     QUIET.store(arguments.quiet, Ordering::Relaxed);
     VERBOSE.store(arguments.verbose, Ordering::Relaxed);
+    OFFLINE.store(arguments.offline, Ordering::Relaxed);
     let done = match arguments.command {
         Command::Embed(arguments) => embed::run(&arguments),
         Command::Merge(arguments) => merge::run(&arguments),
@@ -184,9 +193,10 @@ pub fn main() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Selftest(arguments) => selftest::run(&arguments),
+        Command::Models(arguments) => models::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(*arguments),
-        Command::Ablate(arguments) => ablate::run(&arguments),
+        Command::Ablate(arguments) => ablate::run(arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),

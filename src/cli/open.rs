@@ -1,14 +1,32 @@
 //! Opens what several commands read, and adds hints to the errors.
 
+use super::OFFLINE;
+use super::progress::Progress;
 use crate::checkpoint::{self, Network, Settings};
 use crate::error::{Error, Result};
 use crate::images::walk::{self, Listing};
+use crate::tasks::models;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 /// Says why a page shows no image of a gallery.
 pub const NO_IMAGES: &str = "the page shows no gallery images: name their folder with --images";
+
+/// Returns the file of a model, after a download if it needs one. Without a name it is the default model's, and a line
+/// says so once.
+pub fn model(given: Option<&Path>) -> Result<PathBuf> {
+    let default = models::default();
+    if given.is_none() && is_new(default.name) {
+        eprintln!("no --model: using {} ({}: {})", default.name, default.licence, default.trained_on);
+    }
+    let progress = Progress::new(None);
+    let file =
+        models::file(given.unwrap_or(Path::new(default.name)), OFFLINE.load(Ordering::Relaxed), &progress);
+    progress.finish();
+    file
+}
 
 /// Loads a model and prints its notes.
 pub fn network(path: &Path, settings: &Settings) -> Result<Network> {

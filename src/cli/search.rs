@@ -81,7 +81,7 @@ impl SearchArguments {
         Ok(Some(Page {
             target: target.clone(),
             source: vec![
-                line("Model", format!("{}{flip}", self.target.model.display())),
+                line("Model", format!("{}{flip}", self.target.model.shown().display())),
                 line("Gallery", self.target.gallery.display().to_string()),
             ],
             lists: *lists,
@@ -94,13 +94,14 @@ impl SearchArguments {
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     let SearchArguments { target, query, reduce, images, json, page, .. } = arguments;
-    let paths = Paths::new().following(arguments.follow_links).reads("--model", [&target.model]);
+    let model = target.model.file()?;
+    let paths = Paths::new().following(arguments.follow_links).reads("--model", [&model]);
     let paths = paths.reads("--gallery", [&target.gallery]).reads("--query", query);
     let paths = paths.reads("--reduce", reduce).reads("--images", images);
     let paths = paths.reads("--cameras", &arguments.cameras.cameras);
     let paths = paths.writes("--json", json).writes("--html", &page.html);
     paths.check()?;
-    let network = open::network(&target.model, &arguments.cameras.all.settings(&arguments.network))?;
+    let network = open::network(&model, &arguments.cameras.all.settings(&arguments.network))?;
     let mut page = arguments.page()?;
     let Listing { images, left_out } = open::images(&arguments.query, arguments.follow_links)?;
     if !left_out.counts().is_empty() {
@@ -108,7 +109,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     }
     let cameras = arguments.cameras.source(&network.config)?;
     cameras.check(&network.config, images.iter().map(|image| &image.name))?;
-    let (gallery, projection) = target.open(&network, reduce.as_deref(), arguments.flip)?;
+    let (gallery, projection) = target.open(&model, &network, reduce.as_deref(), arguments.flip)?;
     paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
         page.images = gallery.images(arguments.images.as_deref())?;

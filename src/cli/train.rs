@@ -65,7 +65,7 @@ pub struct RunArguments {
 }
 
 /// A new run and a resumed one.
-const USAGE: &str = "lat-wgpu train --backbone <FILE> --data <DIR> --out <RUN> [OPTIONS]
+const USAGE: &str = "lat-wgpu train --backbone <MODEL> --data <DIR> --out <RUN> [OPTIONS]
        lat-wgpu train --resume --out <RUN> [OPTIONS]";
 
 impl Trains for TrainArguments {
@@ -106,6 +106,7 @@ pub(super) fn go(
     if !missing.is_empty() {
         return Err(Error::Usage(format!("missing {}", missing.join(", "))));
     }
+    let layers = with_backbone(layers)?;
     let mut progress = Progress::new(Some(Signals::listen()?));
     let trace = arguments.profile.as_ref().zip(out.as_ref());
     let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
@@ -147,6 +148,19 @@ fn list_of_presets() -> String {
         text.push('\n');
     }
     text
+}
+
+/// Replaces the name of a backbone by its file, after a download if it needs one.
+pub(super) fn with_backbone(mut layers: Layers) -> Result<Layers> {
+    // An error in the configuration is reported where it is read, which a resumed run does in another way.
+    let backbone = Config::resolve(&layers).ok().and_then(|config| config.model.backbone);
+    if let Some(backbone) = backbone {
+        let file = open::model(Some(Path::new(&backbone)))?;
+        if file != Path::new(&backbone) {
+            layers.set.push(format!("model.backbone={}", file.display()));
+        }
+    }
+    Ok(layers)
 }
 
 /// Prints the best model, the reason for the choice, and the next command.

@@ -21,7 +21,7 @@ struct ChoicesFile {
 }
 
 /// Returns the cache folder: `LAT_CACHE`, or else a folder in the operating system's cache folder.
-pub(super) fn folder() -> Option<PathBuf> {
+pub fn folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let system = || {
         if cfg!(target_os = "windows") {

@@ -1,6 +1,8 @@
-//! Files: atomic writes, locks, hashes and metadata.
+//! Files: atomic writes, locks, hashes, metadata and downloads.
 
 pub mod atomic;
+#[cfg(feature = "download")]
+pub mod download;
 mod dtype;
 pub mod entry;
 pub mod hash;

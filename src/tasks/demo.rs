@@ -2,7 +2,7 @@
 
 use super::evaluate::{self, Outcome, evaluate_one};
 use super::train::train;
-use crate::checkpoint::{self, Settings};
+use crate::checkpoint::{self, Settings, named::DEMO};
 use crate::datasets::{LoadOptions, TestSet};
 use crate::error::Result;
 use crate::figures::{Figures, draw_figures};
@@ -12,9 +12,6 @@ use crate::storage::atomic::write_atomically;
 use crate::train::config::Layers;
 use crate::train::trainer;
 use std::path::{Path, PathBuf};
-
-/// A small ViT, trained on other figures that all face one camera; see `weights/README.md`.
-const BACKBONE: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/weights/demo.safetensors"));
 
 /// Keys of the training run.
 const RECIPE: [(&str, &str); 4] = [
@@ -97,7 +94,7 @@ pub fn demo<O: Follower<trainer::Event> + Follower<Event>>(
     let images = draw_figures(&folder, figures)?;
     observer.event(Event::Drawn { images, folder: folder.clone() })?;
     let backbone = out.join("backbone.safetensors");
-    write_atomically(&backbone, BACKBONE)?;
+    write_atomically(&backbone, DEMO)?;
 
     let score = |model: &Path| -> Result<Outcome> {
         let network = checkpoint::load(model, &Settings::default())?;

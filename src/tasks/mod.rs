@@ -10,6 +10,7 @@ pub mod embed;
 pub mod evaluate;
 pub mod explain;
 pub mod init;
+pub mod models;
 #[cfg(feature = "reduce")]
 pub mod reduce;
 pub mod search;

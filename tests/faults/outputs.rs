@@ -175,8 +175,9 @@ const ROUTES: [Route; 26] = [
 ];
 
 /// Outputs of commands that read nothing or may replace their input.
-const WITHOUT_INPUT: [(&str, &str, &str); 7] = [
+const WITHOUT_INPUT: [(&str, &str, &str); 8] = [
     ("info", "--json", "info"),
+    ("models", "--json", "models"),
     ("selftest", "--json", "selftest --match nothing"),
     ("bench", "--save-baseline", "bench --baseline base.json"),
     ("bench", "--write-tiles", "bench --lab"),
@@ -339,7 +340,7 @@ fn inputs_are_recognised_under_every_name() {
             let (_, stderr) = expect(2, folder, &["inspect", model, "--json", output]);
             assert_says(
                 &stderr,
-                &[&format!("--json {output}"), &format!("FILE {model}"), "which is an input"],
+                &[&format!("--json {output}"), &format!("MODEL {model}"), "which is an input"],
             );
         }
     }

@@ -17,7 +17,7 @@ const END: usize = 22;
 
 /// An entry of the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(in crate::checkpoint) struct Entry {
     /// Bytes of the content.
     pub(super) size: u64,
     /// Bytes in the archive.
@@ -57,7 +57,7 @@ pub(super) fn read_at(mut file: &File, start: u64, count: u64) -> io::Result<Vec
 ///
 /// # Errors
 /// The reason, if it is damaged or cut off.
-pub(super) fn directory(file: &File) -> Result<BTreeMap<String, Entry>, String> {
+pub(in crate::checkpoint) fn directory(file: &File) -> Result<BTreeMap<String, Entry>, String> {
     let cut = |_: io::Error| "its directory is cut off: was the copy or download complete?".to_string();
     let length = file.metadata().map_err(cut)?.len();
     // The last record has a comment of at most 64 KiB.
@@ -182,7 +182,7 @@ impl Entry {
     ///
     /// # Errors
     /// The reason, if it is larger, damaged or can't be read.
-    pub(super) fn read(&self, mut file: &File, limit: u64) -> Result<Vec<u8>, String> {
+    pub(in crate::checkpoint) fn read(&self, mut file: &File, limit: u64) -> Result<Vec<u8>, String> {
         let start = self.start(file)?;
         if self.size > limit {
             return Err(format!("an entry of the archive has {} bytes, the limit is {limit}", self.size));

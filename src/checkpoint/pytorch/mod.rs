@@ -4,7 +4,7 @@
 //! the entries `NAME/data/KEY`. Before, a file had five pickles: a magic number, a version, sizes of types, the object,
 //! and the keys of the storages. The storages follow, each with its number of elements before it.
 
-mod archive;
+pub(super) mod archive;
 mod pickle;
 
 use std::cell::{Cell, OnceCell};

@@ -84,7 +84,8 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         Error::io("listen on", &place)(reason).hinted(hint)
     })?;
     let address = listener.local_addr().map_err(Error::io("listen on", &place))?;
-    let network = open::network(&arguments.target.model, &arguments.camera.settings(&arguments.network))?;
+    let model = arguments.target.model.file()?;
+    let network = open::network(&model, &arguments.camera.settings(&arguments.network))?;
     // Posted images have no name that says their camera.
     let posted = ["a posted image".to_string()];
     arguments.camera.cameras().check(&network.config, &posted)?;
@@ -93,7 +94,8 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
             "note: the mean of all images is subtracted from posted ones; --camera NAME takes a camera's"
         );
     }
-    let (gallery, projection) = arguments.target.open(&network, arguments.reduce.as_deref(), false)?;
+    let (gallery, projection) =
+        arguments.target.open(&model, &network, arguments.reduce.as_deref(), false)?;
     let gallery = Arc::new(gallery);
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
@@ -140,7 +142,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         searching: AtomicUsize::new(0),
         limits: Limits::new(),
     };
-    let model = arguments.target.model.file_name().unwrap_or_default().to_string_lossy();
+    let model = arguments.target.model.shown().file_name().unwrap_or_default().to_string_lossy();
     let mut unstarted = Some((listener, site));
     let mut queue = Queue { waiting, unanswered: None, answered: 0 };
     std::thread::scope(|scope| {

@@ -126,8 +126,9 @@ macro_rules! settings {
 settings! {
     /// The network, `[model]`.
     model: ModelConfig {
-        /// Weights to start from, as .safetensors: a plain ViT, or a trained model without its part classifiers.
-        backbone: Option<String> = None, Text("FILE");
+        /// Weights to start from, without part classifiers: a .safetensors file, a name from `lat-wgpu models`, or
+        /// hf:OWNER/NAME[@REVISION].
+        backbone: Option<String> = None, Text("MODEL");
         /// Input size in pixels [default: position grid × patch size].
         size: Option<ImageSize> = None, Size, with "super::size_as_text";
         /// Pixels from one patch to the next; less than the patch size makes patches overlap [default: patch size].

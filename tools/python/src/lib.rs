@@ -19,6 +19,7 @@ use lat_wgpu::images::walk::Image;
 use lat_wgpu::observer::Observer;
 use lat_wgpu::shape::ImageSize;
 use lat_wgpu::tasks::embed::{Embedder, ImageOptions};
+use lat_wgpu::tasks::models;
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray3, PyReadonlyArray4, PyUntypedArray};
 use numpy::{PyUntypedArrayMethods, ndarray};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError};
@@ -41,7 +42,7 @@ fn words(error: &Error) -> String {
 fn raised(error: Error) -> PyErr {
     let text = words(&error);
     match error.plain() {
-        Error::Io { .. } => PyOSError::new_err(text),
+        Error::Io { .. } | Error::Network(_) => PyOSError::new_err(text),
         Error::TooLarge(_) => PyMemoryError::new_err(text),
         _ if error.is_out_of_memory() => PyMemoryError::new_err(text),
         Error::Gpu(_) => PyRuntimeError::new_err(text),
@@ -124,7 +125,8 @@ fn embed(embedder: &mut Embedder<&Context>, size: ImageSize, job: &Job) -> Resul
 
 /// Opens a network, sends its properties, and serves jobs until all senders are gone.
 fn serve(opening: &Opening, ready: &Sender<Result<Opened>>, jobs: &Receiver<Job>) -> Result<()> {
-    let network = checkpoint::load(&opening.path, &Settings::default())?;
+    let path = models::file(&opening.path, false, &())?;
+    let network = checkpoint::load(&path, &Settings::default())?;
     let options = ContextOptions::from_environment(opening.adapter.clone());
     let context = Context::open(&ContextOptions { precision: opening.precision, ..options })?;
     let mut embedder = Embedder::new(&context, &network, opening.batch_size, context.default_memory())?;
@@ -196,12 +198,13 @@ fn wait<T: Send>(py: Python<'_>, receiver: Receiver<Result<T>>) -> PyResult<T> {
 impl Model {
     /// Opens a network on an adapter.
     ///
-    /// path: a .safetensors file in timm's names or from `lat-wgpu train`.
+    /// path: a .safetensors file in timm's names or from `lat-wgpu train`, or a name that `lat-wgpu models` lists or
+    ///     hf:OWNER/NAME, whose model is downloaded once.
     /// adapter: part of the adapter's name, as listed by `lat-wgpu info`; by default the best.
     /// precision: "f32", or "f16" for weights and activations of 2 bytes.
     /// batch_size: images per batch; by default as many as fill the adapter. Embeddings don't depend on it.
     ///
-    /// Raises ValueError for an invalid file, OSError if it can't be read, MemoryError if the batch is too large,
+    /// Raises ValueError for an invalid file, OSError if it can't be read or downloaded, MemoryError if the batch is too large,
     /// RuntimeError without an adapter.
     #[staticmethod]
     #[pyo3(signature = (path, adapter=None, precision="f32", batch_size=None))]
