@@ -95,6 +95,7 @@ const GROUPS: [(&str, &[Examples]); 5] = [
                     "--backbone vit.safetensors --data Market-1501 --epochs 10 -o ablation",
                 ],
             ),
+            ("runs", ["run other", "run-1 run-2 run-3 --svg runs.svg"]),
             ("models", ["", "fetch dinov2-s14"]),
             (
                 "convert",

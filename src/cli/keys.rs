@@ -25,7 +25,7 @@ const HEADINGS: [&str; 9] = [
 fn heading(key: &Key) -> Option<usize> {
     let heading = match key.name.split_once('.')? {
         (_, "backbone" | "dir") => return None,
-        (_, "save_every" | "eval_every" | "best" | "refit" | "val_fraction" | "val_persons") => {
+        (_, "save_every" | "eval_every" | "log" | "best" | "refit" | "val_fraction" | "val_persons") => {
             "Validation and output"
         }
         ("model", _) => "Network",

@@ -62,6 +62,7 @@ mod profile;
 mod progress;
 #[cfg(feature = "reduce")]
 mod reduce;
+mod runs;
 mod search;
 mod search_report;
 mod selftest;
@@ -126,6 +127,8 @@ enum Command {
     Inspect(inspect::InspectArguments),
     /// Fine-tune a backbone into a re-identification model
     Train(Box<Training<train::TrainArguments>>),
+    /// Compare run folders: scores, speed, memory, and the keys in which they differ
+    Runs(runs::RunsArguments),
     /// Train and score the twelve variants of the paper's Table 2
     Ablate(Training<ablate::AblateArguments>),
     /// Score a model or embeddings on data sets: rank-k, mAP, mINP, verification
@@ -196,6 +199,7 @@ pub fn main() -> ExitCode {
         Command::Models(arguments) => models::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Train(arguments) => train::run(*arguments),
+        Command::Runs(arguments) => runs::run(&arguments),
         Command::Ablate(arguments) => ablate::run(arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),

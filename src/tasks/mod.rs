@@ -13,6 +13,7 @@ pub mod init;
 pub mod models;
 #[cfg(feature = "reduce")]
 pub mod reduce;
+pub mod runs;
 pub mod search;
 pub mod train;
 pub mod trained_on;

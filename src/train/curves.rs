@@ -45,7 +45,7 @@ pub fn write(path: &Path, epochs: &[EpochLine], openings: &[usize], best: Option
 /// A line of the chart.
 struct Series {
     class: &'static str,
-    name: &'static str,
+    name: String,
     /// (epoch, value), finite.
     points: Vec<(usize, f64)>,
 }
@@ -53,12 +53,12 @@ struct Series {
 impl Series {
     fn new(
         class: &'static str,
-        name: &'static str,
+        name: impl Into<String>,
         epochs: &[EpochLine],
         value: impl Fn(&EpochLine) -> Option<f64>,
     ) -> Series {
         let point = |line: &EpochLine| Some((line.epoch, value(line).filter(|v| v.is_finite())?));
-        Series { class, name, points: epochs.iter().filter_map(point).collect() }
+        Series { class, name: name.into(), points: epochs.iter().filter_map(point).collect() }
     }
 }
 
@@ -123,23 +123,34 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize], best: Option<usize>) -> St
         ],
         are_shares: false,
     });
+    let title = match epochs.len() {
+        1 => "Training: 1 epoch".to_string(),
+        count => format!("Training: {count} epochs"),
+    };
+    draw_panels(&title, panels, epochs.iter().map(|line| line.epoch), openings, best)
+}
+
+/// Draws panels below each other, without those that have no value. `epochs` are all epochs that they show.
+fn draw_panels(
+    title: &str,
+    mut panels: Vec<Panel>,
+    epochs: impl Iterator<Item = usize> + Clone,
+    openings: &[usize],
+    best: Option<usize>,
+) -> String {
     for panel in &mut panels {
         panel.lines.retain(|line| !line.points.is_empty());
     }
     panels.retain(|panel| !panel.lines.is_empty());
 
     let height = TOP + panels.len().max(1) as f64 * (PANEL + BETWEEN) - 46.0;
-    let title = match epochs.len() {
-        1 => "Training: 1 epoch".to_string(),
-        count => format!("Training: {count} epochs"),
-    };
-    let mut svg = Svg::new((WIDTH, height), &title, STYLE);
-    svg.text((LEFT, 30.0), "start", "title", &title);
+    let mut svg = Svg::new((WIDTH, height), title, STYLE);
+    svg.text((LEFT, 30.0), "start", "title", title);
     if panels.is_empty() {
         svg.text((LEFT, TOP), "start", "quiet", "No epoch has a finite loss.");
     }
-    let first = epochs.iter().map(|line| line.epoch).min().unwrap_or(0);
-    let last = epochs.iter().map(|line| line.epoch).max().unwrap_or(0);
+    let first = epochs.clone().min().unwrap_or(0);
+    let last = epochs.max().unwrap_or(0);
     let x = Axis::linear((first as f64, last as f64), (LEFT, RIGHT));
     let inside = |epoch: &usize| (first..=last).contains(epoch);
     let openings: Vec<usize> = openings.iter().copied().filter(inside).collect();
@@ -153,6 +164,44 @@ pub fn draw(epochs: &[EpochLine], openings: &[usize], best: Option<usize>) -> St
         top += PANEL + BETWEEN;
     }
     svg.finish()
+}
+
+/// Classes of the lines of [`overlay`], each of another colour.
+const RUNS: [&str; 4] = ["train", "val", "rank1", "map"];
+
+/// Most characters of a run's name beside a panel.
+const NAME: usize = 14;
+
+/// Charts of several runs over each other as SVG: the training loss, and rank-1 and mAP where they were measured. `runs`
+/// are names and epochs.
+pub fn overlay(runs: &[(&str, &[EpochLine])]) -> String {
+    let panel = |title, are_shares, value: fn(&EpochLine) -> Option<f64>| Panel {
+        title,
+        lines: runs
+            .iter()
+            .enumerate()
+            .map(|(place, (name, epochs))| Series::new(RUNS[place % RUNS.len()], end_of(name), epochs, value))
+            .collect(),
+        are_shares,
+    };
+    let panels = vec![
+        panel("Training loss", false, |line| Some(line.train_loss)),
+        panel("Rank-1", true, |line| line.retrieval.map(|scores| scores.rank1).or(line.val_rank1)),
+        panel("mAP", true, |line| line.retrieval.map(|scores| scores.map).or(line.val_map)),
+    ];
+    let epochs = runs.iter().flat_map(|(_, epochs)| epochs.iter().map(|line| line.epoch));
+    let title = format!("{} run{}", runs.len(), if runs.len() == 1 { "" } else { "s" });
+    draw_panels(&title, panels, epochs, &[], None)
+}
+
+/// The end of a name that is too long for its place.
+fn end_of(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= NAME {
+        name.to_string()
+    } else {
+        format!("…{}", name.chars().skip(length - NAME + 1).collect::<String>())
+    }
 }
 
 /// Draws a coordinate system and its lines.
@@ -303,6 +352,18 @@ mod tests {
         let svg = draw(&epochs, &[], None);
         check(&svg);
         assert!(svg.contains("persons held out") && svg.matches("circle class=\"map\"").count() == 3);
+    }
+
+    #[test]
+    fn runs_are_drawn_over_each_other() {
+        let (short, long) = (run(3), run(7));
+        let svg = overlay(&[("runs/a&b", &short), ("a/very/long/name/of/a/run", &long)]);
+        check(&svg);
+        // Only losses were measured.
+        assert_eq!(svg.matches("class=\"line").count(), 2);
+        assert!(svg.contains(">2 runs</text>") && svg.contains(">runs/a&amp;b 30.0</text>"), "{svg}");
+        assert!(svg.contains(">…e/of/a/run 12.9</text>"), "{svg}");
+        check(&overlay(&[("none", &[])]));
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! `log.jsonl`: one line per step and per epoch. A line is handed to the operating system as soon as it is written.
+//! `log.csv`: one row per epoch. An event file for TensorBoard, on request.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,6 +10,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
+use crate::train::events::{self, Events};
 
 /// The log's line of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -114,6 +116,9 @@ struct Marked<'a> {
 pub struct Log {
     path: PathBuf,
     file: File,
+    events: Option<Events>,
+    /// Number of the last step.
+    step: u64,
 }
 
 impl Log {
@@ -123,7 +128,7 @@ impl Log {
     /// [`Error::Io`] if it can't be written.
     pub fn create(path: &Path) -> Result<Log> {
         write_atomically(path, b"")?;
-        Log::append(path)
+        Log::append(path, 0)
     }
 
     /// Opens the log of a run that was saved after `steps` steps and `epochs` whole epochs, and removes later lines and
@@ -140,12 +145,23 @@ impl Log {
         if kept != text || !path.exists() {
             write_atomically(path, kept.as_bytes())?;
         }
-        Log::append(path)
+        Log::append(path, steps)
     }
 
-    fn append(path: &Path) -> Result<Log> {
+    fn append(path: &Path, step: u64) -> Result<Log> {
         let file = File::options().append(true).open(path).map_err(Error::io("write", path))?;
-        Ok(Log { path: path.to_path_buf(), file })
+        Ok(Log { path: path.to_path_buf(), file, events: None, step })
+    }
+
+    /// Writes the lines into an event file beside the log, too: a new one, or the one that a run wrote up to the saved step.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it can't be read or written.
+    pub fn with_events(mut self) -> Result<Log> {
+        let path = self.path.with_file_name(events::FILE);
+        self.events =
+            Some(if self.step == 0 { Events::create(&path)? } else { Events::resume(&path, self.step)? });
+        Ok(self)
     }
 
     /// Writes a step's line.
@@ -153,7 +169,9 @@ impl Log {
     /// # Errors
     /// [`Error::Io`] if it can't be written.
     pub fn step(&mut self, line: &StepLine) -> Result<()> {
-        self.write(line)
+        self.step = line.step;
+        self.write(line)?;
+        self.write_events("train", line)
     }
 
     /// Writes an epoch's line.
@@ -161,7 +179,18 @@ impl Log {
     /// # Errors
     /// [`Error::Io`] if it can't be written.
     pub fn epoch(&mut self, line: &EpochLine) -> Result<()> {
-        self.write(&Marked { kind: EPOCH, line })
+        self.write(&Marked { kind: EPOCH, line })?;
+        self.write_events("epoch", line)
+    }
+
+    /// Writes the numbers of a line as scalars of the last step, by names such as `train/loss`.
+    fn write_events(&mut self, group: &str, line: &impl Serialize) -> Result<()> {
+        let Some(events) = &mut self.events else { return Ok(()) };
+        let values = numbers(line);
+        let tags: Vec<(String, f64)> =
+            values.into_iter().map(|(name, value)| (format!("{group}/{name}"), value)).collect();
+        let scalars: Vec<(&str, f64)> = tags.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
+        events.scalars(self.step, &scalars)
     }
 
     /// Appends to a finished log that all persons now train for `epochs` epochs in `folder`, unless the log says so
@@ -173,7 +202,7 @@ impl Log {
         let line = serde_json::json!({ "kind": REFIT, "epochs": epochs, "folder": folder });
         let marked = line.to_string();
         let is_marked = read(path)?.lines().any(|found| found == marked);
-        if is_marked { Ok(()) } else { Log::append(path)?.write(&line) }
+        if is_marked { Ok(()) } else { Log::append(path, 0)?.write(&line) }
     }
 
     fn write(&mut self, line: &impl Serialize) -> Result<()> {
@@ -198,6 +227,52 @@ fn belongs(line: &str, steps: u64, epochs: usize) -> bool {
     }
 }
 
+/// The numbers of a line by their names, without its step.
+fn numbers(line: &impl Serialize) -> Vec<(String, f64)> {
+    let value = serde_json::to_value(line).unwrap_or_default();
+    let named = value.as_object().into_iter().flatten().filter(|(name, _)| *name != "step");
+    named.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+}
+
+/// Columns of `log.csv`, in the order of the log's names.
+const COLUMNS: [&str; 18] = [
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "val_map",
+    "val_rank1",
+    "clusters",
+    "outliers",
+    "largest",
+    "eps",
+    "rank1",
+    "rank5",
+    "rank10",
+    "rank20",
+    "map",
+    "minp",
+    "chosen_on_test_set",
+    "seconds",
+];
+
+/// Writes epochs as a table with the names of the log; a cell without a value is empty.
+///
+/// # Errors
+/// [`Error::Io`] if it can't be written.
+pub fn write_csv(path: &Path, epochs: &[EpochLine]) -> Result<()> {
+    let mut text = format!("{}\n", COLUMNS.join(","));
+    for line in epochs {
+        let value = serde_json::to_value(line).unwrap_or_default();
+        let cell = |name: &&str| match &value[*name] {
+            Value::Null => String::new(),
+            value => value.to_string(),
+        };
+        text.push_str(&format!("{}\n", COLUMNS.iter().map(cell).collect::<Vec<_>>().join(",")));
+    }
+    write_atomically(path, text.as_bytes())
+}
+
 /// Reads the epochs of a log, in order. Ignores lines that can't be parsed.
 ///
 /// # Errors
@@ -207,6 +282,14 @@ pub fn epochs(path: &Path) -> Result<Vec<EpochLine>> {
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let marked = lines.filter(|line| line.get("kind").and_then(Value::as_str) == Some(EPOCH));
     Ok(marked.filter_map(|line| serde_json::from_value(line).ok()).collect())
+}
+
+/// Reads the steps of a log, in order. Ignores lines that can't be parsed.
+///
+/// # Errors
+/// [`Error::Io`] if it can't be read. A missing log has no steps.
+pub fn steps(path: &Path) -> Result<Vec<StepLine>> {
+    Ok(read(path)?.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// Reads a log; empty if it is missing. An incomplete last line may not be UTF-8.
@@ -287,6 +370,32 @@ mod tests {
             text.contains(r#""rank1":0.5,"rank5":0.75,"rank10":0.75,"rank20":1.0,"map":0.25,"minp":0.125,"#)
         );
         assert_eq!(epochs(&path).unwrap(), [line]);
+    }
+
+    #[test]
+    fn every_number_of_an_epoch_has_a_column() {
+        let scores =
+            RetrievalScores { rank1: 0.5, rank5: 0.75, rank10: 0.75, rank20: 1.0, map: 0.25, minp: 0.125 };
+        let clusters = ClusterCounts { clusters: 4, outliers: 3, largest: 2, eps: 0.5 };
+        let full = EpochLine {
+            retrieval: Some(scores),
+            clusters: Some(clusters),
+            val_map: Some(0.5),
+            val_rank1: Some(1.0),
+            chosen_on_test_set: true,
+            ..epoch(1)
+        };
+        let names = serde_json::to_value(full).unwrap().as_object().unwrap().clone();
+        let unknown: Vec<&String> = names.keys().filter(|name| !COLUMNS.contains(&name.as_str())).collect();
+        assert!(unknown.is_empty() && names.len() == COLUMNS.len(), "{unknown:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.csv");
+        write_csv(&path, &[epoch(0), full]).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "0,80.0,79.0,0.125,,,,,,,,,,,,,,3.5");
+        assert_eq!(lines[2], "1,80.0,79.0,0.125,0.5,1.0,4,3,2,0.5,0.5,0.75,0.75,1.0,0.25,0.125,true,3.5");
+        assert_eq!(lines.len(), 3);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod classifiers;
 pub mod config;
 pub mod curves;
+pub mod events;
 pub mod forecast;
 mod images;
 mod job;

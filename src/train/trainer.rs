@@ -1,10 +1,12 @@
 //! The training loop: batches, steps, validation, checkpoints. A resumed run gives the same bits as one that never
 //! stopped.
 
-use super::config::{BestBy, Config};
+use super::config::{BestBy, Config, OtherLog};
 use super::job::{AVERAGE, Best, CLUSTERS, EPS, IMAGES, Job, POSITION, PROTOTYPES, Position};
-use super::log::{ClusterCounts, EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs};
-use super::{config, curves, forecast, images};
+use super::log::{
+    ClusterCounts, EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs, write_csv,
+};
+use super::{config, curves, events, forecast, images};
 use crate::checkpoint::{self, ClassifiersInfo, HostTensor, Network, StateData, StateTensor, TRAINED_ON};
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::sampler::{self, Sample, Source, TrainingSet};
@@ -35,8 +37,8 @@ use std::time::{Duration, Instant};
 
 /// Returns true if a run writes a file or folder of this name into its run folder.
 pub fn is_own(name: &str) -> bool {
-    ["config.toml", "log.jsonl", images::FILE, "curves.svg", "last.safetensors", "best.safetensors"]
-        .contains(&name)
+    ["config.toml", "log.jsonl", "log.csv", images::FILE, "curves.svg", LAST, BEST].contains(&name)
+        || name == events::FILE
         || name.starts_with(REFIT)
 }
 
@@ -432,6 +434,10 @@ fn train_in(
             let log = match *resumes {
                 true => Log::resume(&log, job.position.step, job.position.epoch)?,
                 false => Log::create(&log)?,
+            };
+            let log = match job.config.schedule.log {
+                OtherLog::Tensorboard => log.with_events()?,
+                OtherLog::None => log,
             };
             let run = Run {
                 context,
@@ -1007,6 +1013,7 @@ impl Run<'_, '_> {
         self.observer.event(Event::Epoch(line))?;
         let epochs = logged_epochs(&self.out.join("log.jsonl"))?;
         let best = self.job.position.best.and_then(|best| best.epoch);
+        write_csv(&self.out.join("log.csv"), &epochs)?;
         curves::write(&self.out.join("curves.svg"), &epochs, &self.job.schedule.openings(), best)
     }
 

@@ -1,7 +1,7 @@
 //! The settings of a run. Each is declared once: the field, its key, its help, the values it takes and its default.
 
 use super::words::{read, words};
-use super::{BestBy, LrStep, Optimizer, Preset};
+use super::{BestBy, LrStep, Optimizer, OtherLog, Preset};
 use crate::datasets::sampler::Sampler;
 use crate::datasets::{Boxes, Cuhk03Protocol, Layout};
 use crate::gpu::Precision;
@@ -281,6 +281,8 @@ settings! {
         max_steps: Option<u64> = None, Integer(0);
         /// Steps between saves, besides one at the end of each epoch; 0 disables.
         save_every: u64 = 0, Integer(0);
+        /// Log beside log.jsonl and log.csv: tensorboard writes an event file.
+        log: OtherLog = OtherLog::None, word::<OtherLog>();
         /// Epochs between scores of the data set's queries against its gallery, besides one at the end; 0 disables.
         eval_every: usize = 0, Integer(0);
         /// Model that becomes best.safetensors: the last one, or the best by mAP on held-out persons (val-map), by accuracy on

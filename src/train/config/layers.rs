@@ -36,8 +36,8 @@ impl Config {
 
     /// Returns the configuration of a resumed run. Keys default to the saved run, and given keys must agree with it.
     ///
-    /// Only `schedule.epochs`, `schedule.max_steps`, `schedule.save_every` and `device.adapter` may differ. The limit
-    /// of steps and the adapter default to none.
+    /// Only `schedule.epochs`, `schedule.max_steps`, `schedule.save_every`, `schedule.log` and `device.adapter` may differ.
+    /// The limit of steps and the adapter default to none.
     ///
     /// # Errors
     /// `Usage` naming the first key that differs and may not; those of [`Config::resolve`].

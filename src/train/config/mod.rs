@@ -143,6 +143,16 @@ pub enum LrStep {
     Epoch,
 }
 
+/// A log for another program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OtherLog {
+    /// No other log.
+    None,
+    /// An event file for TensorBoard.
+    Tensorboard,
+}
+
 /// The criterion of the best epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -366,6 +376,12 @@ impl Config {
         self.schedule.batch_size = 64;
         self.loss.triplet = true;
         self.loss.soft_margin = true;
+    }
+
+    /// Every key with its value as typed on the command line, if it has one.
+    pub fn values(&self) -> Vec<(&'static str, Option<String>)> {
+        let table = self.table();
+        keys().map(|key| (key.name, keys::get(&table, key.name).map(keys::text))).collect()
     }
 
     /// The keys in which a preset differs from the paper's, with their values.
