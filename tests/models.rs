@@ -576,6 +576,10 @@ fn the_default_is_bundled_and_named_once() {
             "{stderr}"
         );
     }
+    let mut homeless = lat(here, &export);
+    let (_, stderr) =
+        finish(2, homeless.env_remove("LAT_CACHE").env_remove("XDG_CACHE_HOME").env_remove("HOME"));
+    assert!(stderr.contains("set HOME or LAT_CACHE"), "{stderr}");
     let (_, stderr) = finish(1, lat(here, &export).env("LAT_CACHE", here.join("m.safetensors/no")));
     assert!(stderr.contains("hint: ") && stderr.contains("LAT_CACHE"), "{stderr}");
 }

@@ -19,7 +19,7 @@ pub const NO_IMAGES: &str = "the page shows no gallery images: name their folder
 pub fn model(given: Option<&Path>) -> Result<PathBuf> {
     let default = models::default();
     if given.is_none() && is_new(default.name) {
-        eprintln!("no --model: using {} ({}: {})", default.name, default.licence, default.trained_on);
+        eprintln!("no --model: using {} (trained on {})", default.name, default.trained_on);
     }
     let progress = Progress::new(None);
     let file =

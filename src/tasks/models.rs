@@ -153,7 +153,7 @@ pub fn cached() -> Vec<Cached> {
 /// The folder of models in the user's cache.
 fn cache() -> Result<PathBuf> {
     let folder = tuning::folder().ok_or_else(|| {
-        Error::NothingToDo("no folder to keep models in: set HOME or LAT_CACHE to a folder".to_string())
+        Error::Usage("no folder to keep models in: set HOME or LAT_CACHE to a folder".to_string())
     })?;
     Ok(folder.join("models"))
 }
