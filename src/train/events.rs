@@ -183,7 +183,7 @@ mod tests {
                 assert_eq!(std::fs::metadata(&path).unwrap().len(), sizes[kept as usize], "{steps} {cut}");
             }
         }
-        std::fs::write(&path, b"none of ours").unwrap();
+        std::fs::write(&path, b"another file").unwrap();
         Events::resume(&path, 5).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), sizes[0]);
         std::fs::remove_file(&path).unwrap();

@@ -17,7 +17,7 @@ struct Route {
     inputs: &'static [&'static str],
 }
 
-const ROUTES: [Route; 26] = [
+const ROUTES: [Route; 27] = [
     Route {
         command: "embed --model m.safetensors --reduce pca.safetensors --cameras l.csv crops p.png",
         needed: "--out new.npy",
@@ -92,6 +92,12 @@ const ROUTES: [Route; 26] = [
         needed: "",
         outputs: &["--profile"],
         inputs: &["m.safetensors", "places.toml", "crops/a/1_0.jpg"],
+    },
+    Route {
+        command: "runs done",
+        needed: "",
+        outputs: &["--svg", "--json"],
+        inputs: &["done/config.toml", "done/log.jsonl"],
     },
     Route {
         command: "ablate --backbone m.safetensors --data crops --config c.toml",
@@ -219,8 +225,9 @@ fn inputs() -> TempDir {
     copy(&input("emb/ok.csv"), &at("l.csv"));
     paint(&at("p.png"), [200, 30, 30]);
     write(&at("c.toml"), "preset = \"full\"\n");
+    write(&at("done/config.toml"), "preset = \"full\"\n");
     write(&at("places.toml"), "[model]\nbackbone = \"m.safetensors\"\n[data]\ndir = \"crops\"\n");
-    for name in ["pca.safetensors", "base.json", "crops/old.npy", "crops/notes.txt"] {
+    for name in ["pca.safetensors", "base.json", "crops/old.npy", "crops/notes.txt", "done/log.jsonl"] {
         write(&at(name), name);
     }
     for name in ["index/manifest.json", "index/part-000001.safetensors"] {
