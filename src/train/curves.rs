@@ -362,7 +362,7 @@ mod tests {
         // Only losses were measured.
         assert_eq!(svg.matches("class=\"line").count(), 2);
         assert!(svg.contains(">2 runs</text>") && svg.contains(">runs/a&amp;b 30.0</text>"), "{svg}");
-        assert!(svg.contains(">…e/of/a/run 12.9</text>"), "{svg}");
+        assert!(svg.contains(">…name/of/a/run 12.9</text>"), "{svg}");
         check(&overlay(&[("none", &[])]));
     }
 
