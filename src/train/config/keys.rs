@@ -127,7 +127,7 @@ settings! {
     /// The network, `[model]`.
     model: ModelConfig {
         /// Weights to start from, without part classifiers: a .safetensors file, a name from `lat-wgpu models`, or
-        /// hf:OWNER/NAME[@REVISION].
+        /// `hf:OWNER/NAME[@REVISION]`.
         backbone: Option<String> = None, Text("MODEL");
         /// Input size in pixels [default: position grid × patch size].
         size: Option<ImageSize> = None, Size, with "super::size_as_text";
