@@ -533,6 +533,8 @@ fn impossible_clusters_are_refused_with_a_reason() {
         let (_, stderr) = program::finish(code, &mut clustered(here, more));
         assert!(stderr.contains(words), "{more:?}: {stderr}");
     }
+    let (plan, _) = program::finish(0, clustered(here, &[]).arg("--dry-run"));
+    assert!(plan.contains("8 images train, 0 validate, clusters as classes"), "{plan}");
     let (_, stderr) = expect(2, here, &["adapt", "--model", TINY]);
     assert!(stderr.contains("missing --images, --out"), "{stderr}");
     // A model whose embedding depends on cameras.

@@ -271,6 +271,7 @@ pub(super) fn about_training(error: Error) -> Error {
 
 fn print_forecast(forecast: &Forecast) {
     let Forecast { adapter, images, validation_images, classes, steps, flops_per_second, stages } = forecast;
+    let classes = classes.map_or("clusters as".to_string(), |classes| classes.to_string());
     println!("{images} images train, {validation_images} validate, {classes} classes, {steps} steps");
     println!("{adapter}: {:.1} GFLOP/s in a short step", flops_per_second / 1e9);
     println!("epochs   blocks open  parameters  dispatches  memory MiB  GFLOP/step  steps  s/step");

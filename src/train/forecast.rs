@@ -25,8 +25,8 @@ pub struct Forecast {
     pub images: usize,
     /// Number of validation images.
     pub validation_images: usize,
-    /// Number of persons.
-    pub classes: usize,
+    /// Number of persons; `None` for clusters, whose number changes.
+    pub classes: Option<usize>,
     /// Number of steps.
     pub steps: u64,
     /// Measured floating-point operations per second.
@@ -96,7 +96,7 @@ pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Obs
         adapter: context.adapter.name.clone(),
         images: job.train.len(),
         validation_images: job.validation.len(),
-        classes: job.set.classes.len(),
+        classes: (!job.is_clustered()).then_some(job.set.classes.len()),
         steps: job.schedule.steps(),
         flops_per_second,
         stages,
