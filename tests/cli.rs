@@ -334,6 +334,29 @@ fn info_names_the_switches_in_effect() {
 }
 
 #[test]
+fn doctor_finds_a_missing_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let findings = |code: i32, changes: &[(&str, &str)]| -> Vec<Value> {
+        let mut command = program(folder.path(), &["doctor", "--json", "-"]);
+        serde_json::from_str(&finish(code, command.envs(changes.iter().copied())).0).unwrap()
+    };
+    let cache = folder.path().join("cache");
+    let here = findings(0, &[("LAT_CACHE", cache.to_str().unwrap())]);
+    assert!(here.iter().any(|finding| finding["check"] == "adapter"), "{here:?}");
+    assert!(here.iter().any(|finding| finding["check"] == "cache" && finding["state"] == "ok"), "{here:?}");
+    let (text, _) = finish(0, &mut program(folder.path(), &["doctor"]));
+    assert_eq!(text.lines().filter(|line| !line.contains('→')).count(), here.len(), "{text}");
+    if cfg!(target_os = "linux") {
+        let nowhere = [("VK_DRIVER_FILES", "/nowhere.json"), ("VK_ICD_FILENAMES", "/nowhere.json")];
+        let without = findings(1, &nowhere);
+        for check in ["driver", "adapter"] {
+            let finding = without.iter().find(|finding| finding["check"] == check).unwrap();
+            assert!(finding["state"] == "problem" && finding["advice"].is_string(), "{finding}");
+        }
+    }
+}
+
+#[test]
 fn figures_follow_from_the_seed() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();

@@ -131,6 +131,7 @@ const GROUPS: [(&str, &[Examples]); 5] = [
     (
         "Diagnose",
         &[
+            ("doctor", ["", "--json -"]),
             ("info", ["", "--json -"]),
             ("inspect", ["run/best.safetensors", "demo --json -"]),
             ("selftest", ["--quick", "--match gemm --json report.json"]),

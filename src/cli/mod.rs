@@ -41,6 +41,7 @@ mod completions;
 mod convert;
 mod data;
 mod demo;
+mod doctor;
 mod embed;
 mod eval;
 mod eval_report;
@@ -117,6 +118,8 @@ enum Command {
     Reduce(Box<reduce::ReduceArguments>),
     /// List adapters, their features and limits
     Info(info::InfoArguments),
+    /// Check that the machine has all that the program needs, and print what to install
+    Doctor(doctor::DoctorArguments),
     /// Time every kernel and compare it with the adapter's roofline
     Bench(bench::BenchArguments),
     /// Check every kernel on an adapter against the reference, for bug reports
@@ -194,6 +197,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "reduce")]
         Command::Reduce(arguments) => reduce::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Selftest(arguments) => selftest::run(&arguments),
         Command::Models(arguments) => models::run(&arguments),

@@ -6,6 +6,7 @@ pub mod autotune;
 pub mod cluster;
 pub mod compare;
 pub mod demo;
+pub mod doctor;
 pub mod embed;
 pub mod evaluate;
 pub mod explain;

@@ -181,7 +181,8 @@ const ROUTES: [Route; 27] = [
 ];
 
 /// Outputs of commands that read nothing or may replace their input.
-const WITHOUT_INPUT: [(&str, &str, &str); 8] = [
+const WITHOUT_INPUT: [(&str, &str, &str); 9] = [
+    ("doctor", "--json", "doctor"),
     ("info", "--json", "info"),
     ("models", "--json", "models"),
     ("selftest", "--json", "selftest --match nothing"),
