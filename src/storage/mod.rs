@@ -8,5 +8,6 @@ pub mod entry;
 pub mod hash;
 pub mod json;
 pub mod lock;
+pub mod varint;
 
 pub use dtype::Dtype;

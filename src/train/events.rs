@@ -8,6 +8,7 @@
 
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
+use crate::storage::varint;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -88,34 +89,21 @@ fn event(step: u64, number: u8, content: &[u8]) -> Vec<u8> {
     let mut data = vec![1 << 3 | 1];
     data.extend(now.to_le_bytes());
     data.push(2 << 3);
-    data.extend(varint(step));
+    data.extend(varint::bytes(step));
     data.extend(field(number, content));
     data
 }
 
 /// The step of an event of this file.
 fn step_of(data: &[u8]) -> u64 {
-    let bytes = data.get(10..).unwrap_or_default();
-    let length = bytes.iter().position(|byte| byte & 0x80 == 0).map_or(0, |last| last + 1).min(10);
-    bytes[..length].iter().rev().fold(0, |step, byte| step << 7 | u64::from(byte & 0x7f))
+    varint::read(&mut data.get(10..).unwrap_or_default()).unwrap_or(0)
 }
 
 /// A field of bytes, with its number and its length.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![number << 3 | 2];
-    bytes.extend(varint(content.len() as u64));
+    bytes.extend(varint::bytes(content.len() as u64));
     bytes.extend(content);
-    bytes
-}
-
-/// A number in groups of seven bits, the lowest first; all but the last have the highest bit set.
-fn varint(mut number: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
     bytes
 }
 
@@ -157,7 +145,7 @@ mod tests {
     fn checksums_are_those_of_the_format() {
         // RFC 3720, B.4: 32 bytes of zeros.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(varint(300), [0xac, 0x02]);
+        assert_eq!(varint::bytes(300), [0xac, 0x02]);
         for step in [0, 1, 127, 128, 1 << 40, u64::MAX] {
             assert_eq!(step_of(&event(step, 3, b"x")), step);
         }

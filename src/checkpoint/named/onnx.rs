@@ -1,5 +1,6 @@
 //! Reads the constants of an ONNX graph: just enough of protocol buffers for their names and values.
 
+use crate::storage::varint;
 use std::collections::BTreeMap;
 
 /// The constants of a graph, by name or by the node that uses them.
@@ -23,32 +24,18 @@ enum Field<'a> {
     Bytes(&'a [u8]),
 }
 
-/// Takes a variable-length integer from the front of `data`.
-fn varint(data: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = data.split_first()?;
-        *data = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 /// Lists the fields of a message with their numbers; `None` if it is cut off.
 fn fields(mut data: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
     let mut found = Vec::new();
     while !data.is_empty() {
-        let key = varint(&mut data)?;
+        let key = varint::read(&mut data)?;
         let length = match key & 7 {
             0 => {
-                found.push((key >> 3, Field::Number(varint(&mut data)?)));
+                found.push((key >> 3, Field::Number(varint::read(&mut data)?)));
                 continue;
             }
             1 => 8,
-            2 => usize::try_from(varint(&mut data)?).ok()?,
+            2 => usize::try_from(varint::read(&mut data)?).ok()?,
             5 => 4,
             _ => return None,
         };
@@ -92,7 +79,7 @@ impl Onnx {
                 (5, Field::Number(integer)) => raw.push(integer as u8),
                 (5, Field::Bytes(mut list)) => {
                     while !list.is_empty() {
-                        raw.push(varint(&mut list)? as u8);
+                        raw.push(varint::read(&mut list)? as u8);
                     }
                 }
                 (8, Field::Bytes(bytes)) => name = text(bytes),
@@ -162,14 +149,7 @@ pub(super) mod tests {
 
     /// A field with a length.
     pub fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-        let mut field = vec![number << 3 | 2];
-        let mut length = bytes.len();
-        while length > 0x7f {
-            field.push(length as u8 | 0x80);
-            length >>= 7;
-        }
-        field.push(length as u8);
-        [field, bytes.to_vec()].concat()
+        [vec![number << 3 | 2], varint::bytes(bytes.len() as u64), bytes.to_vec()].concat()
     }
 
     /// A constant of a graph.
