@@ -548,7 +548,7 @@ struct Run<'c, 'o> {
     timed: Option<Timed>,
     evaluations: BTreeMap<usize, EvaluationStep>,
     /// With clusters: embeddings of all images by the model of the last epoch's end.
-    features: Option<Vec<f32>>,
+    features: Option<Features>,
     /// True to profile a step of each stage.
     profile: bool,
     /// True until the step of this stage is profiled.
@@ -701,33 +701,27 @@ impl Run<'_, '_> {
         self.learner.write_prototypes(&prototypes)
     }
 
-    /// Returns the embeddings of all images, without augmentation.
-    fn embed_all(&self) -> Result<Vec<f32>> {
-        let all: Vec<usize> = (0..self.job.set.images.len()).collect();
-        let mut features = Vec::new();
-        self.embed(&all, |_, row| features.extend_from_slice(row))?;
-        Ok(features)
-    }
-
-    /// Returns the camera statistics of all images.
-    fn camera_statistics(&self, features: &[f32]) -> CameraRows {
+    /// Embeds all images, without augmentation.
+    fn embed_all(&self) -> Result<Features> {
         let TrainingSet { images, cameras, .. } = &self.job.set;
-        let dim = features.len() / images.len();
-        let mut sums = CameraSums::new(dim);
-        for (row, sample) in features.chunks_exact(dim).zip(images) {
-            sums.add(cameras.get(&sample.camera).map(String::as_str), row);
-        }
-        sums.rows(None)
+        let all: Vec<usize> = (0..images.len()).collect();
+        let (mut rows, mut sums) = (Vec::new(), None);
+        self.embed(&all, |index, row| {
+            let camera = cameras.get(&images[index].camera).map(String::as_str);
+            sums.get_or_insert_with(|| CameraSums::new(row.len())).add(camera, row);
+            rows.extend_from_slice(row);
+        })?;
+        let sums = sums.ok_or_else(|| Error::NothingToDo("there is no image".to_string()))?;
+        Ok(Features { dim: rows.len() / images.len(), rows, statistics: sums.rows(None) })
     }
 
     /// Groups the images by their embeddings less the camera statistics, and sets each cluster's prototype to the mean of
     /// its embeddings. `features` are those of all images, if they are known.
-    fn renew_clusters(&mut self, features: Option<Vec<f32>>) -> Result<()> {
-        let features = features.map_or_else(|| self.embed_all(), Ok)?;
-        let statistics = self.camera_statistics(&features);
+    fn renew_clusters(&mut self, features: Option<Features>) -> Result<()> {
+        let Features { rows: features, dim, statistics } = features.map_or_else(|| self.embed_all(), Ok)?;
         let (job, context, observer) = (&*self.job, self.context, self.observer);
         let TrainingSet { images, cameras, .. } = &job.set;
-        let (dim, parts) = (features.len() / images.len(), job.network.config.parts());
+        let parts = job.network.config.parts();
         let mut rows = features.clone();
         for (row, sample) in rows.chunks_exact_mut(dim).zip(images) {
             statistics.subtract_mean(cameras.get(&sample.camera).map(String::as_str), row, parts);
@@ -1031,10 +1025,9 @@ impl Run<'_, '_> {
 
     /// Replaces the statistics of a model's tensors and settings by those of the cameras, if it trains on clusters.
     fn store_statistics(&self, tensors: &mut BTreeMap<String, HostTensor>, config: &mut VitConfig) {
-        if let Some(features) = &self.features {
+        if let Some(Features { statistics, .. }) = &self.features {
             let cluster = &self.job.config.cluster;
-            let statistics = self.camera_statistics(features);
-            statistics.store(tensors, config, cluster.deviation, cluster.cameras == "folders");
+            statistics.clone().store(tensors, config, cluster.deviation, cluster.cameras == "folders");
         }
     }
 
@@ -1152,6 +1145,16 @@ impl Run<'_, '_> {
         let metadata = checkpoint::trained_metadata(&saved, &network.preprocess, classes, heads);
         checkpoint::save(&self.out.join(name), &tensors, &state, metadata.text())
     }
+}
+
+/// Embeddings of all images.
+struct Features {
+    /// The embeddings, in the order of the images.
+    rows: Vec<f32>,
+    /// Length of an embedding.
+    dim: usize,
+    /// Camera statistics of the embeddings.
+    statistics: CameraRows,
 }
 
 /// Sums of the embeddings of each person or cluster.
