@@ -49,13 +49,9 @@ impl Run {
         })
     }
 
-    /// The last epoch with retrieval scores, on the test set or else of persons held out: (epoch, rank-1, mAP).
+    /// The last epoch with scores, see [`EpochLine::scores`]: (epoch, rank-1, mAP).
     pub fn last_scores(&self) -> Option<(usize, f64, f64)> {
-        let scores = |line: &EpochLine| match (line.retrieval, line.val_rank1, line.val_map) {
-            (Some(scores), ..) => Some((line.epoch, scores.rank1, scores.map)),
-            (None, Some(rank1), Some(map)) => Some((line.epoch, rank1, map)),
-            _ => None,
-        };
+        let scores = |line: &EpochLine| line.scores().map(|(rank1, map)| (line.epoch, rank1, map));
         self.epochs.iter().rev().find_map(scores)
     }
 

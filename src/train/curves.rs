@@ -186,8 +186,8 @@ pub fn overlay(runs: &[(&str, &[EpochLine])]) -> String {
     };
     let panels = vec![
         panel("Training loss", false, |line| Some(line.train_loss)),
-        panel("Rank-1", true, |line| line.retrieval.map(|scores| scores.rank1).or(line.val_rank1)),
-        panel("mAP", true, |line| line.retrieval.map(|scores| scores.map).or(line.val_map)),
+        panel("Rank-1", true, |line| line.scores().map(|(rank1, _)| rank1)),
+        panel("mAP", true, |line| line.scores().map(|(_, map)| map)),
     ];
     let epochs = runs.iter().flat_map(|(_, epochs)| epochs.iter().map(|line| line.epoch));
     let title = format!("{} run{}", runs.len(), if runs.len() == 1 { "" } else { "s" });

@@ -67,6 +67,14 @@ pub struct EpochLine {
     pub seconds: f64,
 }
 
+impl EpochLine {
+    /// Returns rank-1 and mAP on the test set, or else among persons held out, as fractions.
+    pub fn scores(&self) -> Option<(f64, f64)> {
+        let of_test_set = self.retrieval.map(|scores| (scores.rank1, scores.map));
+        of_test_set.or(self.val_rank1.zip(self.val_map))
+    }
+}
+
 /// The clusters of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ClusterCounts {
