@@ -271,8 +271,7 @@ impl Config {
                 config.open_all();
                 config.data.erasing = 0.5;
                 config.data.crop_pad = 10;
-                config.data.persons_per_batch = 16;
-                config.data.images_per_person = 4;
+                config.sample_persons(16, 4);
                 config.optim.optimizer = Optimizer::Adamw;
                 config.optim.lr = 5e-5;
                 config.optim.weight_decay = 0.05;
@@ -280,7 +279,6 @@ impl Config {
                 config.optim.warmup_epochs = 5;
                 config.optim.cosine = true;
                 config.schedule.epochs = 60;
-                config.schedule.batch_size = 64;
                 config.loss.label_smoothing = 0.1;
                 config.loss.triplet = true;
             }
@@ -300,8 +298,7 @@ impl Config {
             Preset::Prototypes => {
                 config.open_all();
                 config.take_class_token();
-                config.data.persons_per_batch = 32;
-                config.data.images_per_person = 8;
+                config.sample_persons(32, 8);
                 config.data.erasing = 0.5;
                 config.data.crop_pad = 10;
                 config.optim.optimizer = Optimizer::Sgd;
@@ -312,7 +309,6 @@ impl Config {
                 config.optim.warmup_epochs = 10;
                 config.optim.warmup_factor = 0.1;
                 config.schedule.epochs = 60;
-                config.schedule.batch_size = 256;
                 config.schedule.micro_batch = 64;
                 config.head.embed = HeadEmbed::After;
                 config.loss.identity = 0.25;
@@ -326,9 +322,7 @@ impl Config {
                 config.loss.identity = 0.0;
                 config.loss.prototypes = 1.0;
                 config.data.sampler = Sampler::Cameras;
-                config.data.persons_per_batch = 16;
-                config.data.images_per_person = 4;
-                config.schedule.batch_size = 64;
+                config.sample_persons(16, 4);
                 config.data.erasing = 0.5;
                 config.data.crop_pad = 10;
                 config.optim.optimizer = Optimizer::Adamw;
@@ -352,6 +346,13 @@ impl Config {
         self.head.kind = HeadKind::Bnneck;
     }
 
+    /// Batches of `persons` with `images` images each.
+    fn sample_persons(&mut self, persons: usize, images: usize) {
+        self.data.persons_per_batch = persons;
+        self.data.images_per_person = images;
+        self.schedule.batch_size = persons * images;
+    }
+
     fn set_transreid(&mut self) {
         self.open_all();
         self.take_class_token();
@@ -362,8 +363,7 @@ impl Config {
         self.data.erasing_aspect = ErasingAspect::Log;
         self.data.erasing_attempts = 10;
         self.data.crop_pad = 10;
-        self.data.persons_per_batch = 16;
-        self.data.images_per_person = 4;
+        self.sample_persons(16, 4);
         self.data.sampler = Sampler::Chunks;
         self.optim.optimizer = Optimizer::Sgd;
         self.optim.lr = 0.008;
@@ -373,7 +373,6 @@ impl Config {
         self.optim.cosine = true;
         self.optim.warmup_epochs = 5;
         self.schedule.epochs = 120;
-        self.schedule.batch_size = 64;
         self.loss.triplet = true;
         self.loss.soft_margin = true;
     }
