@@ -65,8 +65,8 @@ impl Model {
     /// `lat-wgpu models` lists, or `hf:OWNER/NAME` of the Hugging Face hub. A name may download the model once.
     ///
     /// # Errors
-    /// [`Error::Network`] for a model that can't be downloaded; [`Error::Io`], [`Error::Weights`] or [`Error::Tensor`] if the file can't be used; [`Error::Gpu`] without an
-    /// adapter.
+    /// [`Error::Network`] for a model that can't be downloaded; [`Error::Io`], [`Error::Weights`] or [`Error::Tensor`] if
+    /// the file can't be used; [`Error::Gpu`] without an adapter.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         Model::open_with(path, &ModelOptions::default())
     }

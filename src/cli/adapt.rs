@@ -1,9 +1,8 @@
 //! `lat-wgpu adapt`: adapts a model to cameras without labels.
 
-use super::arguments::{ModelArgument, Training, Trains};
+use super::arguments::{ModelArgument, NetworkArguments, Training, Trains};
 use super::export::print_written;
 use super::json;
-use super::keys::{is_network_setting, network_settings};
 use super::open;
 use super::paths::Paths;
 use super::progress::Progress;
@@ -86,7 +85,7 @@ impl Trains for AdaptArguments {
 
     fn default(key: &Key) -> Option<String> {
         // The model's metadata decides.
-        let is_models = is_network_setting(key.name) && key.name != "model.ignore_unknown";
+        let is_models = NetworkArguments::has(key.name) && key.name != "model.ignore_unknown";
         key.value_in(Preset::ClusterContrast).filter(|_| !is_models)
     }
 }
@@ -102,7 +101,7 @@ fn affects_statistics(key: &str) -> bool {
         "device.precision",
         "schedule.batch_size",
     ];
-    KEYS.contains(&key) || is_network_setting(key)
+    KEYS.contains(&key) || NetworkArguments::has(key)
 }
 
 pub fn run(Training { arguments, mut layers }: Training<AdaptArguments>) -> Result<ExitCode> {
@@ -171,7 +170,7 @@ fn store_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitC
     let paths = paths.reads("--cameras", Cameras::table(&cluster.cameras));
     paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
     let cameras = Cameras::read(&cluster.cameras)?;
-    let settings = Settings { no_statistics: true, ..network_settings(&layers.flags)? };
+    let settings = Settings { no_statistics: true, ..NetworkArguments::among(&layers.flags)?.settings() };
     let network = open::network(model, &settings)?;
     if network.threshold.is_some() {
         eprintln!("note: the model's threshold is left out: it applies to distances without the statistics");

@@ -196,20 +196,20 @@ impl FromKeys for Settings {
     }
 }
 
-/// Returns the network's settings of the flags of a command that trains.
-///
-/// # Errors
-/// Those of the configuration.
-pub fn network_settings(flags: &[(String, String)]) -> Result<Settings> {
-    Settings::read(flags.iter().filter(|(key, _)| Settings::has(key)).cloned().collect())
-}
-
-/// Returns whether a key is one of the network's settings that [`network_settings`] reads.
-pub fn is_network_setting(key: &str) -> bool {
-    Settings::has(key)
-}
-
 impl Group<Settings> {
+    /// Reads the group among the flags of a command that trains.
+    ///
+    /// # Errors
+    /// Those of the configuration.
+    pub fn among(flags: &[(String, String)]) -> Result<Self> {
+        Settings::read(flags.iter().filter(|(key, _)| Settings::has(key)).cloned().collect()).map(Group)
+    }
+
+    /// True if it has a flag for this key.
+    pub fn has(key: &str) -> bool {
+        Settings::has(key)
+    }
+
     /// Returns the settings for loading a checkpoint.
     pub fn settings(&self) -> Settings {
         self.0.clone()
