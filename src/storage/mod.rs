@@ -8,6 +8,7 @@ pub mod entry;
 pub mod hash;
 pub mod json;
 pub mod lock;
+pub mod onnx;
 pub mod varint;
 
 pub use dtype::Dtype;

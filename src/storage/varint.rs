@@ -1,4 +1,4 @@
-//! Integers of variable length, as in protocol buffers and Thrift: seven bits per byte, the lowest first. All bytes but
+//! Integers of variable length, as in Thrift: seven bits per byte, the lowest first. All bytes but
 //! the last have the highest bit set.
 
 /// Takes an integer from the front of `bytes`; `None` if it is cut off or longer than ten bytes.
@@ -14,29 +14,18 @@ pub fn read(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Returns the bytes of an integer.
-pub fn bytes(mut number: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn integers_are_read_as_written() {
-        assert_eq!(bytes(300), [0xac, 0x02]);
-        for number in [0, 1, 127, 128, 300, 1 << 40, u64::MAX] {
-            let written = [bytes(number), vec![7]].concat();
-            let mut rest = &written[..];
+    fn integers_end_at_a_byte_without_the_highest_bit() {
+        let largest = [&[0xff; 9][..], &[1]].concat();
+        for (bytes, number) in [(&[0][..], 0), (&[127], 127), (&[0xac, 0x02], 300), (&largest, u64::MAX)] {
+            let longer = [bytes, &[7]].concat();
+            let mut rest = &longer[..];
             assert_eq!((read(&mut rest), rest), (Some(number), &[7][..]));
-            assert_eq!(read(&mut &written[..written.len() - 2]), None);
+            assert_eq!(read(&mut &bytes[..bytes.len() - 1]), None);
         }
         assert_eq!(read(&mut &[0xff; 12][..]), None);
     }

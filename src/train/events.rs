@@ -2,13 +2,11 @@
 //!
 //! Source: TensorFlow's `tf_record` and `event.proto`. A file is a list of records: the length of the data (u64), its
 //! masked CRC-32C (u32), the data and their masked CRC-32C (u32), all little-endian. A CRC c is masked as
-//! ((c >> 15) | (c << 17)) + 0xa282ead8. The data are a protobuf message `Event`: wall_time (field 1, double), step
-//! (2, int64), and file_version (3, text) or summary (5), which holds values (1) of tag (1, text) and simple_value
-//! (2, float).
+//! ((c >> 15) | (c << 17)) + 0xa282ead8. The data are a message `Event`.
 
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
-use crate::storage::varint;
+use prost::Message;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,6 +21,36 @@ const VERSION: &str = "brain.Event:2";
 /// Bytes of a record besides its data.
 const FRAME: usize = 16;
 
+/// `Event` of `event.proto`, with what this file has of it.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+/// `Summary` of `summary.proto`.
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
+}
+
+/// `Summary.Value`.
+#[derive(Clone, PartialEq, Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
 /// An event file, open for appending.
 #[derive(Debug)]
 pub struct Events {
@@ -36,7 +64,7 @@ impl Events {
     /// # Errors
     /// [`Error::Io`] if it can't be written.
     pub fn create(path: &Path) -> Result<Events> {
-        write_atomically(path, &record(&event(0, 3, VERSION.as_bytes())))?;
+        write_atomically(path, &record(&event(0, Some(VERSION.to_string()), None)))?;
         Events::append(path)
     }
 
@@ -70,41 +98,24 @@ impl Events {
     /// # Errors
     /// [`Error::Io`] if it can't be written.
     pub fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> Result<()> {
-        let mut summary = Vec::new();
-        for (tag, value) in scalars {
-            let mut scalar = field(1, tag.as_bytes());
-            scalar.push(2 << 3 | 5);
-            scalar.extend((*value as f32).to_le_bytes());
-            summary.extend(field(1, &scalar));
-        }
+        let scalar =
+            |&(tag, value): &(&str, f64)| Scalar { tag: tag.to_string(), simple_value: Some(value as f32) };
+        let summary = Summary { value: scalars.iter().map(scalar).collect() };
         // One unbuffered write: readers see whole records, and a killed process loses none.
-        let written = self.file.write_all(&record(&event(step, 5, &summary)));
+        let written = self.file.write_all(&record(&event(step, None, Some(summary))));
         written.map_err(Error::io("write", &self.path))
     }
 }
 
-/// An event of now, with one field of bytes.
-fn event(step: u64, number: u8, content: &[u8]) -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-    let mut data = vec![1 << 3 | 1];
-    data.extend(now.to_le_bytes());
-    data.push(2 << 3);
-    data.extend(varint::bytes(step));
-    data.extend(field(number, content));
-    data
+/// The data of an event of now.
+fn event(step: u64, file_version: Option<String>, summary: Option<Summary>) -> Vec<u8> {
+    let wall_time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+    Event { wall_time, step: step as i64, file_version, summary }.encode_to_vec()
 }
 
-/// The step of an event of this file.
+/// The step of an event; 0 if it is damaged.
 fn step_of(data: &[u8]) -> u64 {
-    varint::read(&mut data.get(10..).unwrap_or_default()).unwrap_or(0)
-}
-
-/// A field of bytes, with its number and its length.
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![number << 3 | 2];
-    bytes.extend(varint::bytes(content.len() as u64));
-    bytes.extend(content);
-    bytes
+    Event::decode(data).map_or(0, |event| event.step as u64)
 }
 
 fn masked_crc(bytes: &[u8]) -> u32 {
@@ -145,9 +156,8 @@ mod tests {
     fn checksums_are_those_of_the_format() {
         // RFC 3720, B.4: 32 bytes of zeros.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(varint::bytes(300), [0xac, 0x02]);
         for step in [0, 1, 127, 128, 1 << 40, u64::MAX] {
-            assert_eq!(step_of(&event(step, 3, b"x")), step);
+            assert_eq!(step_of(&event(step, Some("x".to_string()), None)), step);
         }
     }
 

@@ -1,10 +1,10 @@
-//! Reads the constants of an ONNX graph: just enough of protocol buffers for their names and values.
+//! Reads the constants of an ONNX graph.
 
-use crate::storage::varint;
+use crate::storage::onnx::{Model, Tensor, data_type};
+use prost::Message;
 use std::collections::BTreeMap;
 
 /// The constants of a graph, by name or by the node that uses them.
-#[derive(Default)]
 pub(super) struct Onnx {
     tensors: BTreeMap<String, Values>,
     /// Names of the inputs by the name of the node.
@@ -18,99 +18,16 @@ enum Values {
     I8(Vec<u8>),
 }
 
-/// A value of a field.
-enum Field<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-/// Lists the fields of a message with their numbers; `None` if it is cut off.
-fn fields(mut data: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
-    let mut found = Vec::new();
-    while !data.is_empty() {
-        let key = varint::read(&mut data)?;
-        let length = match key & 7 {
-            0 => {
-                found.push((key >> 3, Field::Number(varint::read(&mut data)?)));
-                continue;
-            }
-            1 => 8,
-            2 => usize::try_from(varint::read(&mut data)?).ok()?,
-            5 => 4,
-            _ => return None,
-        };
-        let (bytes, rest) = data.split_at_checked(length)?;
-        data = rest;
-        found.push((key >> 3, Field::Bytes(bytes)));
-    }
-    Some(found)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 impl Onnx {
     /// Reads a file; `None` if it isn't ONNX.
     pub(super) fn read(data: &[u8]) -> Option<Onnx> {
-        let mut onnx = Onnx::default();
-        for (number, value) in fields(data)? {
-            let Field::Bytes(graph) = value else { continue };
-            if number != 7 {
-                continue;
-            }
-            for (number, value) in fields(graph)? {
-                match (number, value) {
-                    (5, Field::Bytes(tensor)) => onnx.read_tensor(tensor)?,
-                    (1, Field::Bytes(node)) => onnx.read_node(node)?,
-                    _ => {}
-                }
-            }
-        }
-        Some(onnx)
-    }
-
-    fn read_tensor(&mut self, data: &[u8]) -> Option<()> {
-        let (mut dtype, mut name, mut raw) = (0, String::new(), Vec::new());
-        for (number, value) in fields(data)? {
-            match (number, value) {
-                (2, Field::Number(code)) => dtype = code,
-                // Small integers, one or a list of them.
-                (5, Field::Number(integer)) => raw.push(integer as u8),
-                (5, Field::Bytes(mut list)) => {
-                    while !list.is_empty() {
-                        raw.push(varint::read(&mut list)? as u8);
-                    }
-                }
-                (8, Field::Bytes(bytes)) => name = text(bytes),
-                // A list of f32 has the same bytes as raw data.
-                (4 | 9, Field::Bytes(bytes)) => raw.extend_from_slice(bytes),
-                _ => {}
-            }
-        }
-        let values = match dtype {
-            1 => Values::F32(
-                raw.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            ),
-            2 => Values::U8(raw),
-            3 => Values::I8(raw),
-            _ => return Some(()),
-        };
-        self.tensors.insert(name, values);
-        Some(())
-    }
-
-    fn read_node(&mut self, data: &[u8]) -> Option<()> {
-        let (mut name, mut inputs) = (String::new(), Vec::new());
-        for (number, value) in fields(data)? {
-            match (number, value) {
-                (1, Field::Bytes(bytes)) => inputs.push(text(bytes)),
-                (3, Field::Bytes(bytes)) => name = text(bytes),
-                _ => {}
-            }
-        }
-        self.nodes.insert(name, inputs);
-        Some(())
+        let graph = Model::decode(data).ok()?.graph?;
+        let tensors = graph.initializer.into_iter().filter_map(|mut tensor| {
+            let name = std::mem::take(&mut tensor.name);
+            Some((name, values(tensor)?))
+        });
+        let nodes = graph.node.into_iter().map(|node| (node.name, node.input));
+        Some(Onnx { tensors: tensors.collect(), nodes: nodes.collect() })
     }
 
     /// The values of a constant in f32.
@@ -143,41 +60,65 @@ impl Onnx {
     }
 }
 
+/// The values of a constant; `None` for other types.
+fn values(tensor: Tensor) -> Option<Values> {
+    let Tensor { data_type, float_data, int32_data, raw_data, .. } = tensor;
+    let bytes = || {
+        let listed = int32_data.iter().map(|&value| value as u8);
+        raw_data.iter().copied().chain(listed).collect()
+    };
+    Some(match data_type {
+        data_type::FLOAT => {
+            let raw = raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            Values::F32(raw.chain(float_data).collect())
+        }
+        data_type::UINT8 => Values::U8(bytes()),
+        data_type::INT8 => Values::I8(bytes()),
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
-    /// A field with a length.
-    pub fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-        [vec![number << 3 | 2], varint::bytes(bytes.len() as u64), bytes.to_vec()].concat()
-    }
+    use crate::storage::onnx::{Graph, Node};
 
     /// A constant of a graph.
-    pub fn constant(name: &str, dtype: u8, raw: &[u8]) -> Vec<u8> {
-        field(5, &[vec![2 << 3, dtype], field(8, name.as_bytes()), field(9, raw)].concat())
+    pub fn constant(name: &str, data_type: i32, raw: &[u8]) -> Tensor {
+        Tensor { name: name.to_string(), data_type, raw_data: raw.to_vec(), ..Tensor::default() }
     }
 
     /// A node of a graph.
-    pub fn node(name: &str, inputs: &[&str]) -> Vec<u8> {
-        let inputs: Vec<u8> = inputs.iter().flat_map(|input| field(1, input.as_bytes())).collect();
-        field(1, &[inputs, field(3, name.as_bytes())].concat())
+    pub fn node(name: &str, inputs: &[&str]) -> Node {
+        let input = inputs.iter().map(|input| input.to_string()).collect();
+        Node { name: name.to_string(), input, ..Node::default() }
     }
 
-    pub fn graph(pieces: &[Vec<u8>]) -> Onnx {
-        Onnx::read(&[vec![8, 7], field(7, &pieces.concat())].concat()).unwrap()
+    fn file(initializer: Vec<Tensor>, node: Vec<Node>) -> Vec<u8> {
+        let graph = Graph { initializer, node, ..Graph::default() };
+        Model { ir_version: 7, graph: Some(graph), ..Model::default() }.encode_to_vec()
+    }
+
+    pub fn graph(constants: &[Tensor], nodes: &[Node]) -> Onnx {
+        Onnx::read(&file(constants.to_vec(), nodes.to_vec())).unwrap()
     }
 
     #[test]
     fn constants_are_found_by_name_and_by_node() {
         let long = vec![0x3f; 4 * 50];
-        let listed = field(5, &[vec![2 << 3, 3], field(8, b"zero"), field(5, &[1, 0xff, 0x7f])].concat());
-        let onnx = graph(&[
-            constant("w_quantized", 2, &[1, 255]),
-            constant("s", 1, &1.5f32.to_le_bytes()),
-            constant("long", 1, &long),
-            listed,
-            node("/layer.0/MatMul", &["x", "w_quantized"]),
-        ]);
+        let listed = Tensor { int32_data: vec![1, -1], ..constant("zero", 3, &[]) };
+        let onnx = graph(
+            &[
+                constant("w_quantized", 2, &[1, 255]),
+                constant("s", 1, &1.5f32.to_le_bytes()),
+                constant("long", 1, &long),
+                Tensor { float_data: vec![0.5, 2.0], ..constant("floats", 1, &[]) },
+                listed,
+            ],
+            &[node("/layer.0/MatMul", &["x", "w_quantized"])],
+        );
+        assert_eq!(onnx.floats("floats").unwrap(), [0.5, 2.0]);
         assert_eq!(onnx.floats("s").unwrap(), [1.5]);
         assert_eq!(onnx.floats("long").unwrap().len(), 50);
         assert_eq!(onnx.integers("w_quantized").unwrap(), [1, 255]);
@@ -189,11 +130,11 @@ pub(super) mod tests {
 
     #[test]
     fn damage_is_no_panic() {
-        let whole = [vec![8, 7], field(7, &constant("s", 1, &[0; 8]))].concat();
+        let whole = file(vec![constant("s", 1, &[0; 8])], vec![]);
         for end in 1..whole.len() {
             let _ = Onnx::read(&whole[..end]);
         }
         assert!(Onnx::read(&[0xff; 12]).is_none());
-        assert!(Onnx::read(&[7 << 3 | 2, 0x7f]).is_none());
+        assert!(Onnx::read(&[7 << 3 | 2, 0x7f]).is_none() && Onnx::read(&[]).is_none());
     }
 }

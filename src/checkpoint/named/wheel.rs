@@ -274,19 +274,23 @@ mod tests {
     #[test]
     fn matrices_are_unpacked_by_column() {
         // Two inputs, three outputs; each output has its own scale and zero point.
-        let onnx = graph(&[
-            constant("w_quantized", 2, &[10, 20, 30, 11, 22, 33]),
-            constant("w_scale", 1, &bytes(&[1.0, 0.5, 2.0])),
-            constant("w_zero_point", 2, &[10, 20, 0]),
-            node("/layers.0/mlp/fc1/MatMul_quant", &["x", "w_quantized", "w_scale"]),
-        ]);
+        let onnx = graph(
+            &[
+                constant("w_quantized", 2, &[10, 20, 30, 11, 22, 33]),
+                constant("w_scale", 1, &bytes(&[1.0, 0.5, 2.0])),
+                constant("w_zero_point", 2, &[10, 20, 0]),
+            ],
+            &[node("/layers.0/mlp/fc1/MatMul_quant", &["x", "w_quantized", "w_scale"])],
+        );
         assert_eq!(dequantize(&onnx, "/layers.0/mlp/fc1", 3).unwrap(), [0.0, 1.0, 0.0, 1.0, 60.0, 66.0]);
-        let one = graph(&[
-            constant("w_quantized", 3, &[0xff, 1]),
-            constant("w_scale", 1, &bytes(&[0.25])),
-            constant("w_zero_point", 3, &[0]),
-            node("/a/MatMul", &["w_quantized"]),
-        ]);
+        let one = graph(
+            &[
+                constant("w_quantized", 3, &[0xff, 1]),
+                constant("w_scale", 1, &bytes(&[0.25])),
+                constant("w_zero_point", 3, &[0]),
+            ],
+            &[node("/a/MatMul", &["w_quantized"])],
+        );
         assert_eq!(dequantize(&one, "/a", 2).unwrap(), [-0.25, 0.25]);
         assert!(dequantize(&one, "/a", 3).is_err() && dequantize(&one, "/b", 2).is_err());
     }
