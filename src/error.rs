@@ -76,9 +76,6 @@ pub enum Error {
     /// A failed or missing adapter.
     #[error(transparent)]
     Gpu(gpu::Error),
-    /// A failed Python script, or no Python.
-    #[error("{0}")]
-    Python(String),
     /// A server that can't be reached, or that doesn't have or give what is asked.
     #[error("{0}")]
     Network(String),
@@ -279,7 +276,6 @@ mod tests {
             Error::NothingToDo(text()),
             Error::Data(text()),
             Error::Gpu(gpu::Error::Lost(text())),
-            Error::Python(text()),
             Error::Network(text()),
             Error::TooLarge(text()),
             Error::Image { path: path(), reason: text() },

@@ -6,6 +6,9 @@
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
+/// ε of every BatchNorm: PyTorch's default, as in the released code.
+pub const BATCHNORM_EPS: f32 = 1e-5;
+
 /// `a / b`, rounded up.
 pub const fn ceil_div(a: usize, b: usize) -> usize {
     a.div_ceil(b)

@@ -13,7 +13,6 @@ use program::{PROGRAM, expect, finish, program};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -84,7 +83,6 @@ fn on_disk(folder: &Path, room: Option<u64>, arguments: &[&str]) -> Output {
         Disk::Limited => Command::new("sh"),
     };
     command.args(["-c", script, "sh", PROGRAM]).args(arguments).current_dir(folder).stdin(Stdio::null());
-    command.env("LAT_PYTHON", folder.join("python"));
     // The choices of `autotune` go to the full disk.
     command.env("LAT_CACHE", "full/cache");
     command.env("ROOM", room.unwrap_or_default().to_string()).output().unwrap()
@@ -102,12 +100,9 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Synthetic images, a model, embeddings, an index, and a fake Python that copies a model as its ONNX export.
+/// Synthetic images, a model, embeddings, and an index.
 fn inputs() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let python = folder.path().join("python");
-    std::fs::write(&python, "#!/bin/sh\ncat \"$3\" >\"$4\"\n").unwrap();
-    std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
     let lat = |arguments: &[&str]| expect(0, folder.path(), arguments);
     std::fs::create_dir(folder.path().join("old")).unwrap();
     lat(&["synth", "set", "--persons", "4", "--cameras", "2", "--images", "2", "--seed", "3"]);
@@ -223,7 +218,6 @@ fn a_full_disk_is_reported_and_harms_nothing() {
     let bench = ["bench", "--match", "l2norm", "--samples", "1"];
     fill(folder, &[&bench[..], &["--json", "full/b.json"]].concat(), &["b.json"], 1, 4);
     fill(folder, &[&bench[..], &["--svg", "full/b.svg"]].concat(), &["b.svg"], 1, 4);
-    // The fake Python's output is as large as the model.
     fill(folder, &with_model(&["export", "--to", "onnx", "--out", "full/o.onnx"]), &["o.onnx"], 4, 320);
 }
 

@@ -6,7 +6,9 @@ mod program;
 use half::f16;
 use lat_wgpu::checkpoint::{self, Network, Settings};
 use lat_wgpu::shape::{ClassifierKind, ImageSize, Normalize, VitConfig};
-use program::{TINY, expect, finish, program};
+use lat_wgpu::storage::onnx;
+use program::{TINY, expect};
+use prost::Message;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -144,9 +146,11 @@ fn flags_belong_to_their_format() {
     let here = folder.path();
     for (form, flag, wanted) in [
         ("timm", &["--flip"][..], "--to web"),
+        ("timm", &["--input", "u8"], "--to onnx"),
+        ("web", &["--for", "boxmot"], "--to onnx"),
         ("onnx", &["--batch-size", "2"], "--to web"),
         ("onnx", &["--backbone-only"], "--to timm"),
-        ("web", &["--dtype", "f16"], "--to timm"),
+        ("web", &["--dtype", "f16"], "--to timm or onnx"),
     ] {
         let export = ["export", "--model", TINY, "--heads", "2", "--to", form, "--out", "o"];
         let (_, refused) = expect(2, here, &[&export[..], flag].concat());
@@ -260,43 +264,93 @@ fn web_folder_is_complete_and_keeps_default_limits() {
     assert_eq!(content(&here.join("web")), files);
 }
 
-#[cfg(unix)]
+/// Bytes of an element of an ONNX tensor.
+fn element(data_type: i32) -> usize {
+    match data_type {
+        onnx::data_type::FLOAT => 4,
+        onnx::data_type::FLOAT16 => 2,
+        onnx::data_type::INT64 => 8,
+        other => panic!("data type {other}"),
+    }
+}
+
+/// Sizes of an input or output; 0 for the free one.
+fn sizes(value: &onnx::Value) -> (i32, Vec<i64>) {
+    let tensor = value.r#type.clone().unwrap().tensor_type.unwrap();
+    let dims = tensor.shape.unwrap().dim;
+    (tensor.elem_type, dims.iter().map(|dim| dim.dim_value.unwrap_or(0)).collect())
+}
+
 #[test]
-fn onnx_is_written_by_python_or_not() {
-    use std::os::unix::fs::PermissionsExt;
+fn onnx_graphs_are_complete() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path();
-    let export = |code: i32, script: &str, out: &str| {
-        let python = here.join("python");
-        std::fs::write(&python, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&python, PermissionsExt::from_mode(0o755)).unwrap();
-        let python = if script.is_empty() { Path::new("no/such/python") } else { &python };
-        let mut command =
-            program(here, &["export", "--model", TINY, "--heads", "2", "--to", "onnx", "--out", out]);
-        finish(code, command.env("LAT_PYTHON", python)).1
+    let size = ["--size", "24x16", "--patch", "8", "--dim", "16", "--depth", "2", "--heads", "4"];
+    expect(0, here, &[&["init", "--out", "m.safetensors"], &size[..]].concat());
+    expect(0, here, &[&["init", "--reattention", "--out", "r.safetensors"], &size[..]].concat());
+    let export = |model: &str, more: &[&str]| {
+        let arguments = ["export", "--model", model, "--to", "onnx", "--out", "o.onnx"];
+        let (_, said) = expect(0, here, &[&arguments, more].concat());
+        let bytes = std::fs::read(here.join("o.onnx")).unwrap();
+        assert!(said.contains(&format!("tensors, {} bytes", bytes.len())), "{said}");
+        (onnx::Model::decode(&bytes[..]).unwrap(), bytes)
     };
-    // The script gets a file as `--to timm` writes it, and the output path.
-    export(0, "[ \"$1\" = -c ] && cat \"$3\" >\"$4\"", "o.onnx");
-    expect(0, here, &["export", "--model", TINY, "--heads", "2", "--to", "timm", "--out", "o.safetensors"]);
-    assert_eq!(
-        std::fs::read(here.join("o.onnx")).unwrap(),
-        std::fs::read(here.join("o.safetensors")).unwrap()
-    );
+    let f32s = onnx::data_type::FLOAT;
+    for (model, more, name, wanted) in [
+        ("m.safetensors", &[][..], "image", (f32s, vec![0, 3, 24, 16])),
+        ("r.safetensors", &[], "image", (f32s, vec![0, 3, 24, 16])),
+        ("m.safetensors", &["--input", "f32", "--parts", "2"], "image", (f32s, vec![0, 3, 24, 16])),
+        ("m.safetensors", &["--input", "u8"], "image", (onnx::data_type::UINT8, vec![0, 24, 16, 3])),
+        ("m.safetensors", &["--for", "boxmot", "--parts", "1"], "images", (f32s, vec![0, 3, 256, 128])),
+        (
+            "m.safetensors",
+            &["--for", "ultralytics", "--tokens", "global"],
+            "images",
+            (f32s, vec![0, 3, 224, 224]),
+        ),
+    ] {
+        let (file, bytes) = export(model, more);
+        assert_eq!(bytes, export(model, more).1, "{more:?}");
+        assert_eq!((file.ir_version, file.opset_import[0].version), (8, 17));
+        let graph = file.graph.unwrap();
+        assert_eq!((&graph.input[0].name[..], sizes(&graph.input[0])), (name, wanted), "{more:?}");
+        let parts = if more.contains(&"--parts") { more[more.len() - 1].parse().unwrap() } else { 3 };
+        assert_eq!(sizes(&graph.output[0]), (f32s, vec![0, parts * 16]), "{more:?}");
+        // Every input of a node comes before it, and every result is used.
+        let mut known: BTreeMap<&str, usize> = [(name, 0)].into();
+        for tensor in &graph.initializer {
+            let count: i64 = tensor.dims.iter().product();
+            assert_eq!(tensor.raw_data.len(), count as usize * element(tensor.data_type), "{}", tensor.name);
+            assert_eq!(known.insert(&tensor.name, 0), None, "{}", tensor.name);
+        }
+        for node in &graph.node {
+            for input in &node.input {
+                *known.get_mut(&input[..]).unwrap_or_else(|| panic!("{}: {input}", node.name)) += 1;
+            }
+            assert_eq!(known.insert(&node.output[0], 0), None, "{}", node.name);
+        }
+        let unused: Vec<_> = known.iter().filter(|(_, uses)| **uses == 0).map(|(name, _)| *name).collect();
+        assert_eq!(unused, ["embedding"], "{more:?}");
+        let properties: BTreeMap<_, _> =
+            file.metadata_props.iter().map(|entry| (&entry.key[..], &entry.value[..])).collect();
+        let preprocess: serde_json::Value = serde_json::from_str(properties["preprocess"]).unwrap();
+        let scale = if more.contains(&"u8") { 1.0 } else { 1.0 / 255.0 };
+        assert_eq!(preprocess["scale"], scale, "{more:?}");
+        assert!(properties["lat_wgpu"].contains("\"gelt\""));
+    }
 
-    let stderr = export(1, "echo \"error: No module named 'onnx'\" >&2; echo half >\"$4\"; exit 1", "o.onnx");
-    assert!(
-        stderr.contains("No module named 'onnx'") && stderr.contains("hint: ONNX needs Python"),
-        "{stderr}"
-    );
-    let stderr = export(1, "", "other.onnx");
-    assert!(stderr.contains("cannot run no/such/python") && stderr.contains("LAT_PYTHON"), "{stderr}");
-    // The old file is kept, and nothing else is left.
-    assert_eq!(
-        std::fs::read(here.join("o.onnx")).unwrap(),
-        std::fs::read(here.join("o.safetensors")).unwrap()
-    );
-    let mut names: Vec<_> =
-        std::fs::read_dir(here).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["o.onnx", "o.safetensors", "python"]);
+    let (halves, bytes) = export("m.safetensors", &["--dtype", "f16"]);
+    assert!(bytes.len() * 3 < export("m.safetensors", &[]).1.len() * 2);
+    let network = load(&here.join("m.safetensors"));
+    let graph = halves.graph.unwrap();
+    let bias = graph.initializer.iter().find(|tensor| tensor.name == "blocks.1.attn.qkv.bias").unwrap();
+    let rounded = network.tensors[&bias.name].data.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes());
+    assert_eq!(bias.raw_data, rounded.collect::<Vec<u8>>());
+
+    let refused = |more: &[&str]| {
+        let export = ["export", "--model", "m.safetensors", "--out", "x"];
+        expect(2, here, &[&export[..], more].concat()).1
+    };
+    assert!(refused(&["--to", "onnx", "--for", "boxmot", "--input", "u8"]).contains("--input"));
+    assert!(!here.join("x").exists());
 }

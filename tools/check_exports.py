@@ -6,12 +6,11 @@
 
 Synthetic images are embedded by the program, by timm's ViT (tools/load_timm.py) and by ONNX Runtime, each with the model's
 preprocessing. --goldens does the same with the tiny ViTs for every option in tests/goldens. Exit code 1 if a cosine is
-below 0.99999. Needs timm, torch, onnx, onnxruntime, safetensors, pillow >= 13.
+below 0.99999. Needs timm, torch, onnxruntime, safetensors, pillow >= 13.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,9 +30,8 @@ MIN_COSINE = 0.99999
 
 
 def run(program, folder, *words):
-    """Run the program in a folder, with this Python for `--to onnx`."""
-    environment = {**os.environ, "LAT_PYTHON": sys.executable}
-    done = subprocess.run([program, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    """Run the program in a folder."""
+    done = subprocess.run([program, *words], cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"error: lat-wgpu {' '.join(map(str, words))}:\n{done.stderr}")
 
@@ -107,7 +105,7 @@ def goldens():
     for golden in sorted((REPOSITORY / "tests/goldens").glob("*.golden.safetensors")):
         with safe_open(golden, framework="np") as file:
             settings = json.loads(file.metadata()["settings"])
-        flags = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+        flags = [str(word).replace("_", "-") for key, value in settings.items() for word in (f"--{key}", value)]
         name = golden.name.removesuffix(".golden.safetensors")
         yield name, golden.with_name(f"{name}.model.safetensors"), flags
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the Python wheel of tools/python and compares its embeddings with the command line's, bit for bit, on synthetic
-# images. Also compares those of ONNX Runtime on a file of `export --to onnx`, and reads a run's event file by TensorBoard. Needs Rust, a Vulkan or Metal driver and
-# Python with venv ($PYTHON, or python3); installs packages into a virtual environment in the target folder.
+# images. Also runs files of `export --to onnx` by ONNX Runtime and OpenVINO, and reads a run's event file by TensorBoard.
+# Needs Rust, a Vulkan or Metal driver and Python with venv ($PYTHON, or python3); installs packages into a virtual
+# environment in the target folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,7 @@ if [ ! -w "${XDG_RUNTIME_DIR:-}" ]; then
     trap 'rm -rf "$XDG_RUNTIME_DIR"' EXIT
 fi
 
-packages=("maturin>=1.9,<2" numpy pillow pytest onnx onnxruntime safetensors tensorboard)
+packages=("maturin>=1.9,<2" numpy pillow pytest onnx onnxruntime openvino safetensors tensorboard)
 if [ "$(cat "$environment/packages.txt" 2>/dev/null)" != "${packages[*]}" ]; then
     "${PYTHON:-python3}" -m venv --clear "$environment"
     "$environment/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"

@@ -35,7 +35,7 @@ pub use recognise::{Settings, check_jigsaw};
 pub use safetensors::{FileTensor, list};
 pub use save::{
     ClassifiersInfo, StateData, StateTensor, TRAINED_ON, check_exportable, export, read_state,
-    read_trained_on, save, save_with_statistics, store_threshold, trained_metadata,
+    read_trained_on, save, save_with_statistics, store_threshold, to_f16, trained_metadata,
 };
 
 use crate::error::{Error, Result};

@@ -213,18 +213,26 @@ pub fn export(
     }
     let mut halves: BTreeMap<&String, Vec<f16>> = BTreeMap::new();
     for (name, HostTensor { data, .. }) in &tensors {
-        let data: Vec<f16> = data.iter().map(|&v| f16::from_f32(v)).collect();
-        if !data.iter().all(|v| v.is_finite()) {
-            return Err(Error::Tensor {
-                path: source.to_path_buf(),
-                tensor: name.clone(),
-                expected: "values up to 65504, the largest of f16".to_string(),
-                found: "a larger one: export it as f32".to_string(),
-            });
-        }
-        halves.insert(name, data);
+        halves.insert(name, to_f16(source, name, data)?);
     }
     write_items(target, items(&tensors, &halves, &BTreeMap::new()), metadata)
+}
+
+/// Rounds the tensor `name` of a file to f16.
+///
+/// # Errors
+/// `Tensor` for a value that overflows.
+pub fn to_f16(source: &Path, name: &str, data: &[f32]) -> Result<Vec<f16>> {
+    let halves: Vec<f16> = data.iter().map(|&v| f16::from_f32(v)).collect();
+    if halves.iter().all(|v| v.is_finite()) {
+        return Ok(halves);
+    }
+    Err(Error::Tensor {
+        path: source.to_path_buf(),
+        tensor: name.to_string(),
+        expected: "values up to 65504, the largest of f16".to_string(),
+        found: "a larger one: export it as f32".to_string(),
+    })
 }
 
 /// Writes the network of `source` with its camera statistics as a model file: the backbone in timm's names, the part

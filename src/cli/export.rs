@@ -7,7 +7,8 @@ use super::words::named;
 use crate::checkpoint;
 use crate::embeddings::Dtype;
 use crate::error::{Error, Result};
-use crate::export::{onnx, web};
+use crate::export::onnx::{self, Input};
+use crate::export::web;
 use crate::gpu::{Context, ContextOptions};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -18,14 +19,21 @@ use std::process::ExitCode;
 pub struct ExportArguments {
     #[command(flatten)]
     pub model: ModelArgument,
-    /// Format: timm is backbone and part classifiers in timm's and PyTorch's names; onnx maps pixels to embeddings, and
-    /// needs Python (LAT_PYTHON, else python3) with onnx; web is a folder with a page that embeds images in the browser
+    /// Format: timm is backbone and part classifiers in timm's and PyTorch's names; onnx maps pixels to embeddings; web
+    /// is a folder with a page that embeds images in the browser
     #[arg(long, value_name = "FORM")]
     pub to: ExportForm,
     /// With --to timm: omits the part classifiers
     #[arg(long)]
     pub backbone_only: bool,
-    /// With --to timm: data type of the weights [default: f32]
+    /// With --to onnx: images that the model takes; f32 (N, 3, H, W) is normalized, u8 (N, H, W, 3) is R, G and B as
+    /// bytes [default: f32]
+    #[arg(long, value_name = "TYPE")]
+    pub input: Option<InputType>,
+    /// With --to onnx: takes the images of a tracker, and stretches and normalizes them in the model
+    #[arg(long = "for", value_name = "TRACKER", conflicts_with = "input")]
+    pub tracker: Option<Tracker>,
+    /// With --to timm or onnx: data type of the weights [default: f32]
     #[arg(long, value_parser = named::<Dtype>())]
     pub dtype: Option<Dtype>,
     /// With --to web: images per batch [default: 1]
@@ -50,13 +58,40 @@ pub enum ExportForm {
     Web,
 }
 
+/// Images that an ONNX model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InputType {
+    F32,
+    U8,
+}
+
+/// Trackers that embed by an ONNX model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Tracker {
+    Boxmot,
+    Ultralytics,
+}
+
 pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
-    let ExportArguments { model, to, backbone_only, dtype, batch_size, flip, out, camera, network } =
-        arguments;
-    let (timm, web) = (*to == ExportForm::Timm, *to == ExportForm::Web);
+    let ExportArguments {
+        model,
+        to,
+        backbone_only,
+        input,
+        tracker,
+        dtype,
+        batch_size,
+        flip,
+        out,
+        camera,
+        network,
+    } = arguments;
+    let [timm, onnx, web] = [ExportForm::Timm, ExportForm::Onnx, ExportForm::Web].map(|form| *to == form);
     let flags = [
         ("--backbone-only", *backbone_only && !timm, "--to timm"),
-        ("--dtype", dtype.is_some() && !timm, "--to timm"),
+        ("--input", input.is_some() && !onnx, "--to onnx"),
+        ("--for", tracker.is_some() && !onnx, "--to onnx"),
+        ("--dtype", dtype.is_some() && web, "--to timm or onnx"),
         ("--batch-size", batch_size.is_some() && !web, "--to web"),
         ("--flip", *flip && !web, "--to web"),
     ];
@@ -73,13 +108,21 @@ pub fn run(arguments: &ExportArguments) -> Result<ExitCode> {
     }
     let network = open::network(model, &camera.settings(network))?;
     checkpoint::check_exportable(&network)?;
+    let dtype = dtype.unwrap_or(Dtype::F32);
     match to {
         ExportForm::Timm => {
-            let dtype = dtype.unwrap_or(Dtype::F32);
             checkpoint::export(model, &network, !backbone_only, dtype, out)?;
             print_written(out, checkpoint::list(out)?.0.len())?;
         }
-        ExportForm::Onnx => print_written(out, onnx::export(model, &network, out)?)?,
+        ExportForm::Onnx => {
+            let input = match (tracker, input) {
+                (Some(Tracker::Boxmot), _) => Input::Boxmot,
+                (Some(Tracker::Ultralytics), _) => Input::Ultralytics,
+                (None, Some(InputType::U8)) => Input::U8,
+                (None, _) => Input::F32,
+            };
+            print_written(out, onnx::export(model, &network, input, dtype, out)?)?;
+        }
         ExportForm::Web => {
             let options = ContextOptions { portable: true, ..ContextOptions::from_environment(None) };
             let context = Context::open(&options)?;

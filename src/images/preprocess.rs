@@ -129,6 +129,21 @@ fn windows(from: usize, to: usize) -> Vec<Window> {
     (0..to).map(window).collect()
 }
 
+/// The weights of a pass as a matrix (`to`, `from`).
+///
+/// # Panics
+/// If a length is 0.
+pub fn bicubic_matrix(from: usize, to: usize) -> Vec<f32> {
+    assert!(from > 0 && to > 0, "a pass without pixels");
+    let mut matrix = vec![0.0; to * from];
+    for (row, window) in matrix.chunks_exact_mut(from).zip(windows(from, to)) {
+        for (out, weight) in row[window.start..].iter_mut().zip(window.weights) {
+            *out = weight as f32 / (1 << FRACTION_BITS) as f32;
+        }
+    }
+    matrix
+}
+
 /// Keys' cubic with a = −0.5.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
@@ -145,6 +160,22 @@ fn cubic(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_matrix_does_what_a_pass_does() {
+        let values: Vec<u8> = (0..31u8).map(|i| 40 + i.wrapping_mul(37) % 170).collect();
+        for (from, to) in [(31, 7), (7, 31), (16, 16), (1, 5), (5, 1)] {
+            let rows = resize_rows(&values[..from], 1, from, to);
+            let matrix = bicubic_matrix(from, to);
+            for (row, wanted) in matrix.chunks_exact(from).zip(rows) {
+                let sum: f32 = row.iter().zip(&values).map(|(w, &v)| w * f32::from(v)).sum();
+                assert!(
+                    (sum.clamp(0.0, 255.0) - f32::from(wanted)).abs() <= 0.501,
+                    "{from} {to}: {sum} {wanted}"
+                );
+            }
+        }
+    }
 
     /// One row of grey pixels.
     fn grey(height: usize, width: usize, values: &[u8]) -> Rgb {

@@ -8,9 +8,7 @@ use crate::kernels::reattention::{
     Backward, Context, HeadGradient, MapGradient, Mean, Mix, MixGradient, Moments, Norm, NormGradient,
     ScoreGradient, Shape, Softmax, ThetaGradient,
 };
-
-/// ε of the norm of the mixed maps: PyTorch's default, as in the authors' code.
-const EPS: f32 = 1e-5;
+use crate::shape::BATCHNORM_EPS;
 
 /// Weight of a batch in the running statistics: PyTorch's default.
 const MOMENTUM: f32 = 0.1;
@@ -59,7 +57,7 @@ impl ReAttention {
     ) -> (Tensor, Saved) {
         let heads = self.mix_bias.words;
         let Sequence { batch, tokens, dim } = shape;
-        let shape = Shape { batch, tokens, heads, head_dim: dim / heads, eps: EPS };
+        let shape = Shape { batch, tokens, heads, head_dim: dim / heads, eps: BATCHNORM_EPS };
         let [theta, mix_bias, weight, bias] =
             [&self.theta, &self.mix_bias, &self.weight, &self.bias].map(|buffer| recorder.import(buffer));
         // 1. Attention maps of all heads, and their mixtures.
@@ -130,7 +128,7 @@ impl ReAttention {
             batch: shape.elements(),
             parts: 1,
             dim: shape.heads,
-            eps: EPS,
+            eps: BATCHNORM_EPS,
             relu: false,
             drop: 0.0,
             momentum: MOMENTUM,

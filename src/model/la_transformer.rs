@@ -1,6 +1,5 @@
 //! The Locally Aware Transformer: from images to embeddings.
 
-use super::learner::BATCHNORM_EPS;
 use super::parameters::{self, Arenas, check_widths, inference_groups, without_matrices};
 use super::vit::{Mode, Vit};
 use crate::checkpoint::{Network, STATISTICS_DEVIATION, STATISTICS_MEAN};
@@ -9,7 +8,7 @@ use crate::gpu::{Buffer, Context, Precision, Recorder, Tensor};
 use crate::kernels::jigsaw::Features;
 use crate::kernels::part_linear::Layout;
 use crate::kernels::{batchnorm, gelt, image, l2norm, statistics};
-use crate::shape::{Preprocess, VitConfig};
+use crate::shape::{BATCHNORM_EPS, Preprocess, VitConfig};
 
 /// The network for inference, with its parameters on the adapter.
 #[derive(Debug)]

@@ -13,11 +13,8 @@ use crate::kernels::narrow::Narrow;
 use crate::kernels::triplet::Margin;
 use crate::layers::Grad;
 use crate::layers::part_classifier::{ClassifierParameters, ClassifierShape, PartClassifiers};
-use crate::shape::{ClassifierKind, HeadEmbed, Preprocess, VitConfig};
+use crate::shape::{BATCHNORM_EPS, ClassifierKind, HeadEmbed, Preprocess, VitConfig};
 use std::collections::BTreeMap;
-
-/// ε of BatchNorm in the part classifiers: PyTorch's default, as in the released code.
-pub(super) const BATCHNORM_EPS: f32 = 1e-5;
 
 /// Initial and largest loss scale with f16: PyTorch's default.
 const LOSS_SCALE: f32 = 65_536.0;
