@@ -181,6 +181,110 @@ fn results(found: &Value) -> &Vec<Value> {
     found["queries"][0]["results"].as_array().unwrap()
 }
 
+/// Parts of a form with its boundary: name, file name if it is a file, content.
+fn form(parts: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (name, file, content) in parts {
+        let file = file.map(|file| format!("; filename=\"{file}\"")).unwrap_or_default();
+        body.extend(
+            format!("--edge\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n").into_bytes(),
+        );
+        body.extend(*content);
+        body.extend(b"\r\n");
+    }
+    body.extend(b"--edge--\r\n");
+    body
+}
+
+/// The values of raw embeddings.
+fn values(answer: &Answer) -> Vec<f32> {
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    assert!(answer.head.contains("content-type: application/octet-stream"), "{}", answer.head);
+    bytemuck::pod_collect_to_vec(&answer.body)
+}
+
+#[test]
+fn posted_images_are_embedded_as_on_the_command_line() {
+    let folder = drawn();
+    let here = folder.path();
+    expect(0, here, &["embed", "--model", "m.safetensors", "--heads", "2", "query", "--out", "q.npy"]);
+    let table = std::fs::read(here.join("q.npy")).unwrap();
+    let files: Vec<Vec<u8>> = std::fs::read_to_string(here.join("q.paths.txt"))
+        .unwrap()
+        .lines()
+        .map(|name| std::fs::read(here.join("query").join(name)).unwrap())
+        .collect();
+    let server = Server::start(here, &["--gallery", "g.safetensors"]);
+    let dim = server.get("/health").json()["dim"].as_u64().unwrap() as usize;
+    let rows: Vec<f32> = bytemuck::pod_collect_to_vec(&table[table.len() - 4 * dim * files.len()..]);
+    let row = |index: usize| &rows[index * dim..(index + 1) * dim];
+
+    let one = server.post("/embed?format=f32", &files[0]);
+    assert_eq!(values(&one), row(0));
+    assert!(one.head.contains(&format!("x-shape: 1, {dim}")), "{}", one.head);
+    let json = server.post("/embed", &files[1]).json();
+    let numbers: Vec<Vec<f32>> = serde_json::from_value(json["embeddings"].clone()).unwrap();
+    assert_eq!((json["dim"].as_u64(), &numbers[..]), (Some(dim as u64), &[row(1).to_vec()][..]));
+
+    let post = |path: &str, parts: &[(&str, Option<&str>, &[u8])]| {
+        let body = form(parts);
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\
+             Content-Type: multipart/form-data; boundary=edge\r\n\r\n",
+            server.address,
+            body.len()
+        );
+        server.send(&[head.as_bytes(), &body].concat())
+    };
+    let parts: Vec<_> = files.iter().map(|file| ("image", Some("a.png"), &file[..])).collect();
+    assert_eq!(values(&post("/embed?format=f32", &parts)), rows);
+
+    // A box is embedded as the file that holds the same pixels.
+    let image = image::load_from_memory(&files[0]).unwrap();
+    let mut cut = std::io::Cursor::new(Vec::new());
+    image.crop_imm(5, 20, 40, 70).write_to(&mut cut, image::ImageFormat::Png).unwrap();
+    let alone = values(&server.post("/embed?format=f32", cut.get_ref()));
+    assert_ne!(alone, row(0));
+    let both = [row(0), &alone].concat();
+    let whole = "-3,-3,999,999";
+    let by_query = server.post(&format!("/embed?boxes={whole};5,20,45,90&format=f32"), &files[0]);
+    assert_eq!(values(&by_query), both);
+    let listed = format!("[[{whole}],[5,20,45,90]]");
+    let fields = [("boxes", None, listed.as_bytes()), ("image", Some("a.png"), &files[0][..])];
+    assert_eq!(values(&post("/embed?format=f32", &fields)), both);
+
+    // Requests that wait together are embedded together, with searches among them.
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..16)
+            .map(|place| {
+                let (server, file) = (&server, &files[place % files.len()]);
+                scope.spawn(move || match place % 5 {
+                    4 => (place, server.post("/search", file)),
+                    _ => (place, server.post("/embed?format=f32", file)),
+                })
+            })
+            .collect();
+        for (place, answer) in asked.into_iter().map(|asked| asked.join().unwrap()) {
+            match place % 5 {
+                4 => assert_eq!(answer.status, 200),
+                _ => assert_eq!(values(&answer), row(place % files.len())),
+            }
+        }
+    });
+
+    server.post("/embed", b"").refused(400, "empty");
+    server.post("/embed", b"no image").refused(415, "not a JPEG");
+    server.post("/embed", &files[0][..files[0].len() / 2]).refused(422, "the image");
+    server.post("/embed?format=npy", &files[0]).refused(400, "json or f32");
+    server.post("/embed?top=3", &files[0]).refused(400, "unknown parameter top");
+    server.post("/embed?boxes=1,2,3", &files[0]).refused(400, "left,top,right,bottom");
+    server.post("/embed?boxes=900,0,950,50", &files[0]).refused(400, "no pixel of the image");
+    post("/embed?boxes=0,0,9,9", &parts[..2]).refused(400, "boxes need one image");
+    post("/embed", &[("boxes", None, b"[[0,0,9,9]]")]).refused(400, "holds no file");
+    server.get("/embed").refused(405, "use POST");
+    assert_eq!(server.get("/openapi.json").json()["openapi"], "3.1.0");
+}
+
 #[test]
 fn bad_requests_get_a_reason() {
     let folder = drawn();

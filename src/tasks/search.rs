@@ -101,7 +101,7 @@ pub fn search(
     retry(&request.adapter, observer, goes_on, &mut (), work, |_, _| Ok(0))
 }
 
-/// Searches a gallery for one image at a time. Network and gallery stay on the adapter.
+/// Searches a gallery for one image at a time, and embeds images. Network and gallery stay on the adapter.
 pub struct Searcher<'s> {
     context: &'s Context,
     embedder: Embedder<&'s Context>,
@@ -157,9 +157,11 @@ impl<'s> Searcher<'s> {
         request: &'s Request<'s>,
     ) -> Result<Searcher<'s>> {
         let memory = request.memory.unwrap_or(context.default_memory());
-        let mut embedder = Embedder::new(context, request.network, Some(1), memory)?;
+        // The gallery gets the other half.
+        let mut embedder = Embedder::new(context, request.network, None, memory / 2)
+            .or_else(|_| Embedder::new(context, request.network, Some(1), memory))?;
         embedder.set_cameras(request.cameras.clone());
-        let left = memory.saturating_sub(embedder.need().bytes(1));
+        let left = memory.saturating_sub(embedder.need().bytes(embedder.batch()));
         let neighbours = Neighbours::new(context, query, selected, left)?;
         let mut searcher = Searcher { context, embedder, neighbours, query, gallery, selected, request };
         // A search without an image uploads the gallery, and finds unreadable files before the first query.
@@ -173,16 +175,34 @@ impl<'s> Searcher<'s> {
     /// [`Error::Data`] if the network has a camera embedding and the request no camera; those of the adapter and the
     /// gallery.
     pub fn search(&mut self, name: &str, image: &Rgb, top: usize) -> Result<Found> {
-        let Request { network, projection, verdicts, .. } = self.request;
-        let embedding = self.embedder.embed(&[resize_bicubic(image, network.config.image)])?;
-        self.query.set(match projection {
-            Some(projection) => projection.apply(&embedding),
-            None => embedding,
-        });
+        let Request { network, verdicts, .. } = self.request;
+        let embedding = self.embed(&[&resize_bicubic(image, network.config.image)])?;
+        self.query.set(embedding);
         let list = self.nearest(top)?;
         let mut found = Found::new(*verdicts, self.selected, self.context);
         found.add(name, Path::new(""), &list, self.gallery, self.selected);
         Ok(found)
+    }
+
+    /// Embeds images of the input size as the gallery is embedded: (B, D).
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the network has a camera embedding and the request no camera; those of the adapter.
+    pub fn embed(&mut self, images: &[&Rgb]) -> Result<Vec<f32>> {
+        let mut embeddings = Vec::new();
+        for batch in images.chunks(self.embedder.batch()) {
+            let batch: Vec<Rgb> = batch.iter().map(|&image| image.clone()).collect();
+            embeddings.extend(self.embedder.embed(&batch)?);
+        }
+        Ok(match self.request.projection {
+            Some(projection) => projection.apply(&embeddings),
+            None => embeddings,
+        })
+    }
+
+    /// Returns the length D of an embedding.
+    pub fn dim(&self) -> usize {
+        self.gallery.dim()
     }
 
     fn nearest(&mut self, top: usize) -> Result<Vec<Neighbour>> {

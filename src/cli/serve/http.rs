@@ -1,16 +1,15 @@
 //! HTTP: the page, its images and the API. Every refusal is JSON, `{"error": why}`.
 
 use super::connections::{Connections, Limits};
+use super::posted::{self, Form, Format, MAX_BODY};
 use crate::embeddings::gallery::{Gallery, Images, read_image};
 use crate::error::{Error, Result};
-use crate::images::decode;
-use crate::kernels::topk::MAX_K;
-use axum::body::Bytes;
-use axum::extract::multipart::MultipartError;
+use crate::images::decode::{self, DecodeOptions, Rgb};
+use crate::shape::ImageSize;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, RETRY_AFTER,
     X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
@@ -18,20 +17,21 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// Images that may wait for the adapter.
-pub(super) const QUEUE: usize = 8;
-/// Largest body of a request, in bytes.
-const MAX_BODY: usize = 16 << 20;
-/// Threads that read images from disk, each with one open file.
+/// Requests that may wait for the adapter.
+pub(super) const QUEUE: usize = 32;
+/// Threads that read images from disk, each with one open file, or decode posted ones.
 const READERS: usize = 8;
+/// Requests whose images are decoded at the same time. Each may take 256 MiB.
+pub(super) const DECODERS: usize = 4;
 /// Interval between checks of the stop signal.
 const TICK: Duration = Duration::from_millis(50);
 /// Longest wait at the end for connections without a search.
@@ -44,15 +44,83 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// Style sheet of the page.
 const STYLE: &str = concat!(include_str!("../../plot/colours.css"), "\n", include_str!("page.css"));
 
-/// An image to find.
-pub(super) struct Job {
-    /// The file's content.
-    pub bytes: Bytes,
-    /// Number of matches to list.
-    pub top: usize,
-    /// Receives the answer.
-    pub answer: oneshot::Sender<std::result::Result<Value, Refusal>>,
+/// Work for the adapter, and the receiver of the answer. Images have the network's input size.
+pub(super) enum Job {
+    /// An image to find.
+    Search {
+        image: Rgb,
+        /// Number of matches to list.
+        top: usize,
+        answer: Answer<Value>,
+    },
+    /// Images to embed.
+    Embed { images: Vec<Rgb>, answer: Answer<Embeddings> },
 }
+
+type Answer<T> = oneshot::Sender<std::result::Result<T, Refusal>>;
+
+impl Job {
+    /// The images of a job that embeds.
+    pub fn images(&self) -> Option<&[Rgb]> {
+        match self {
+            Job::Search { .. } => None,
+            Job::Embed { images, .. } => Some(images),
+        }
+    }
+
+    /// Returns true if nobody waits for the answer.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Job::Search { answer, .. } => answer.is_closed(),
+            Job::Embed { answer, .. } => answer.is_closed(),
+        }
+    }
+
+    pub fn refuse(self, refusal: Refusal) {
+        // Fails if the client has hung up.
+        match self {
+            Job::Search { answer, .. } => drop(answer.send(Err(refusal))),
+            Job::Embed { answer, .. } => drop(answer.send(Err(refusal))),
+        }
+    }
+}
+
+/// Embeddings of a request's images.
+#[derive(Debug)]
+pub(super) struct Embeddings {
+    /// Length D of an embedding.
+    pub dim: usize,
+    /// Embeddings (B, D).
+    pub rows: Vec<f32>,
+}
+
+impl Embeddings {
+    /// The answer: JSON, or the rows' bytes.
+    fn response(&self, format: Format) -> Response {
+        let shape = format!("{}, {}", self.rows.len() / self.dim.max(1), self.dim);
+        match format {
+            Format::Json => {
+                let rows: Vec<&[f32]> = self.rows.chunks(self.dim.max(1)).collect();
+                Json(Rows { dim: self.dim, embeddings: rows }).into_response()
+            }
+            Format::F32 => {
+                let bytes: Vec<u8> = self.rows.iter().flat_map(|value| value.to_le_bytes()).collect();
+                let headers = [(CONTENT_TYPE, "application/octet-stream"), (SHAPE, &shape)];
+                (headers, bytes).into_response()
+            }
+        }
+    }
+}
+
+/// JSON of embeddings, in which f32 values have as few digits as they need.
+#[derive(Serialize)]
+struct Rows<'r> {
+    dim: usize,
+    embeddings: Vec<&'r [f32]>,
+}
+
+/// Header with the shape of raw embeddings.
+const SHAPE: HeaderName = HeaderName::from_static("x-shape");
 
 /// Data that all requests share.
 pub(super) struct Site {
@@ -65,6 +133,12 @@ pub(super) struct Site {
     pub images: Option<Images>,
     /// Default number of matches.
     pub top: usize,
+    /// Options of decoding posted images.
+    pub decode: DecodeOptions,
+    /// The network's input size.
+    pub size: ImageSize,
+    /// Limits the requests whose images are decoded.
+    pub decoders: Semaphore,
     /// Answer of `/health`.
     pub health: Value,
     /// True if only this machine can reach the server.
@@ -76,9 +150,9 @@ pub(super) struct Site {
 }
 
 /// The reason why there is no answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Refusal {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     reason: String,
 }
 
@@ -153,9 +227,11 @@ fn router(site: Arc<Site>) -> Router {
         .route("/health", get(health))
         .route("/image/{row}", get(image))
         .route("/search", post(search))
+        .route("/embed", post(embed))
+        .route("/openapi.json", text("application/json", include_str!("openapi.json")))
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such page") })
         .method_not_allowed_fallback(|uri: Uri| async move {
-            let reason = if uri.path() == "/search" { "use POST" } else { "use GET" };
+            let reason = if ["/search", "/embed"].contains(&uri.path()) { "use POST" } else { "use GET" };
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason)
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -220,23 +296,49 @@ async fn search(
     request: Request,
 ) -> std::result::Result<Json<Value>, Refusal> {
     let _searching = Searching::begin(&site.searching);
-    let top = top(request.uri().query().unwrap_or_default(), site.top)?;
-    let bytes = body(request, site.limits.body).await?;
-    if bytes.is_empty() {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the body is empty: send an image file"));
-    }
-    if decode::media_type(&bytes).is_none() {
-        let reason = "the body is not a JPEG, PNG, BMP, WebP, GIF or TIFF image";
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
-    }
+    let top = parameters(request.uri().query().unwrap_or_default(), ["top"])?[0];
+    let top = top.map_or(Ok(site.top), posted::top)?;
+    let mut form = posted::read(request, site.limits.body).await?;
+    form.files.truncate(1);
+    let image = site.decode(Form { boxes: None, ..form }).await?.remove(0);
     let (answer, answered) = oneshot::channel();
-    site.jobs.try_send(Job { bytes, top, answer }).map_err(|error| match error {
-        TrySendError::Full(_) => {
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("{QUEUE} images are waiting: try again"))
-        }
-        TrySendError::Closed(_) => Refusal::stopping(),
-    })?;
+    site.submit(Job::Search { image, top, answer })?;
     answered.await.unwrap_or_else(|_| Err(Refusal::stopping())).map(Json)
+}
+
+/// Embeddings of the images in the body, or of boxes in one of them.
+async fn embed(State(site): State<Arc<Site>>, request: Request) -> std::result::Result<Response, Refusal> {
+    let _searching = Searching::begin(&site.searching);
+    let [format, boxes] = parameters(request.uri().query().unwrap_or_default(), ["format", "boxes"])?;
+    let format = format.map_or(Ok(Format::Json), posted::format)?;
+    let boxes = boxes.map(|text| posted::boxes(&text.replace("%2C", ",").replace("%3B", ";"))).transpose()?;
+    let mut form = posted::read(request, site.limits.body).await?;
+    form.boxes = boxes.or(form.boxes);
+    let images = site.decode(form).await?;
+    let (answer, answered) = oneshot::channel();
+    site.submit(Job::Embed { images, answer })?;
+    let embeddings = answered.await.unwrap_or_else(|_| Err(Refusal::stopping()))?;
+    Ok(embeddings.response(format))
+}
+
+impl Site {
+    /// Decodes what was posted, on another thread.
+    async fn decode(self: &Arc<Site>, form: Form) -> std::result::Result<Vec<Rgb>, Refusal> {
+        let _decoding = self.decoders.acquire().await.map_err(|_| Refusal::stopping())?;
+        let (options, size) = (self.decode, self.size);
+        let decoded = tokio::task::spawn_blocking(move || posted::decode(&form, options, size)).await;
+        decoded.unwrap_or_else(|_| Err(Refusal::stopping()))
+    }
+
+    fn submit(&self, job: Job) -> std::result::Result<(), Refusal> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{QUEUE} requests are waiting: try again"),
+            ),
+            TrySendError::Closed(_) => Refusal::stopping(),
+        })
+    }
 }
 
 /// Counts a request until it is dropped.
@@ -255,69 +357,22 @@ impl Drop for Searching<'_> {
     }
 }
 
-/// The number K in `top=K` of a query string, which has no other parameter.
-fn top(query: &str, default: usize) -> std::result::Result<usize, Refusal> {
-    let refused = |reason| Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
-    let mut top = default;
+/// The values of a query string's parameters, which are among `names`.
+fn parameters<'q, const N: usize>(
+    query: &'q str,
+    names: [&str; N],
+) -> std::result::Result<[Option<&'q str>; N], Refusal> {
+    let mut values = [None; N];
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if name != "top" {
-            return refused(format!("unknown parameter {name}; the only one is top"));
-        }
-        match value.parse().ok().filter(|top| (1..=MAX_K).contains(top)) {
-            Some(value) => top = value,
-            None => return refused(format!("top must be a number from 1 to {MAX_K}")),
-        }
+        let Some(place) = names.iter().position(|known| *known == name) else {
+            let known = names.join(" and ");
+            let reason = format!("unknown parameter {name}: there is only {known}");
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, reason));
+        };
+        values[place] = Some(value);
     }
-    Ok(top)
-}
-
-/// The image's file, if it is small enough and arrives in time: the whole body, or the first file of a form.
-async fn body(request: Request, time: Duration) -> std::result::Result<Bytes, Refusal> {
-    // A stated length is checked before anything is read.
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if length.is_some_and(|length: u64| length > MAX_BODY as u64) {
-        return Err(too_large());
-    }
-    let read = async {
-        if is_form(request.headers()) {
-            return file_of_form(request).await;
-        }
-        Bytes::from_request(request, &())
-            .await
-            .map_err(|rejection| unreadable(rejection.status(), rejection.body_text()))
-    };
-    let late = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time");
-    tokio::time::timeout(time, read).await.unwrap_or_else(|_| Err(late()))
-}
-
-fn too_large() -> Refusal {
-    let reason = format!("the image's file is larger than {} MiB", MAX_BODY >> 20);
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, reason)
-}
-
-fn unreadable(status: StatusCode, reason: String) -> Refusal {
-    if status == StatusCode::PAYLOAD_TOO_LARGE { too_large() } else { Refusal::new(status, reason) }
-}
-
-/// Returns true if the body is a form with files, as `curl -F` sends it.
-fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("multipart/form-data"))
-}
-
-/// The first file in a form; other fields are ignored.
-async fn file_of_form(request: Request) -> std::result::Result<Bytes, Refusal> {
-    let failed = |error: MultipartError| unreadable(error.status(), error.body_text());
-    let form = Multipart::from_request(request, &()).await;
-    let mut form = form.map_err(|rejection| unreadable(rejection.status(), rejection.body_text()))?;
-    while let Some(field) = form.next_field().await.map_err(failed)? {
-        if field.file_name().is_some() {
-            return field.bytes().await.map_err(failed);
-        }
-    }
-    let reason = "the form holds no file: curl -F image=@FILE sends one";
-    Err(Refusal::new(StatusCode::BAD_REQUEST, reason))
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -345,6 +400,9 @@ mod tests {
             kept: vec![0],
             images: None,
             top: 10,
+            decode: DecodeOptions::default(),
+            size: ImageSize { height: 2, width: 1 },
+            decoders: Semaphore::new(DECODERS),
             health: json!({}),
             loopback: true,
             searching: AtomicUsize::new(0),
@@ -353,19 +411,36 @@ mod tests {
         (site, waiting)
     }
 
-    /// Posts the beginning of an image and returns the whole answer.
+    /// A bitmap of one pixel.
+    fn bitmap() -> Vec<u8> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::RgbImage::from_pixel(1, 1, image::Rgb([1, 2, 3]))
+            .write_to(&mut bytes, image::ImageFormat::Bmp)
+            .unwrap();
+        bytes.into_inner()
+    }
+
+    /// Posts an image and returns the whole answer.
     fn post(address: SocketAddr) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
-        let body = "GIF89a";
+        let body = bitmap();
         write!(
             stream,
-            "POST /search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         )
         .unwrap();
+        stream.write_all(&body).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    /// Answers a search; returns its pixels and the number of matches.
+    fn find_one(waiting: &mut mpsc::Receiver<Job>) -> (Vec<u8>, usize) {
+        let Some(Job::Search { image, top, answer }) = waiting.blocking_recv() else { panic!("no search") };
+        answer.send(Ok(json!({ "found": 1 }))).unwrap();
+        (image.pixels, top)
     }
 
     #[test]
@@ -380,11 +455,9 @@ mod tests {
         }
         let full = post(address);
         assert!(full.starts_with("HTTP/1.1 503") && full.contains("\r\nretry-after: 1\r\n"), "{full}");
-        assert!(full.ends_with(r#"{"error":"8 images are waiting: try again"}"#), "{full}");
+        assert!(full.ends_with(r#"{"error":"32 requests are waiting: try again"}"#), "{full}");
 
-        let job = waiting.blocking_recv().unwrap();
-        assert_eq!((&job.bytes[..], job.top), (&b"GIF89a"[..], 10));
-        job.answer.send(Ok(json!({ "found": 1 }))).unwrap();
+        assert_eq!(find_one(&mut waiting), (vec![1, 2, 3, 1, 2, 3], 10));
         let answer = first.join().unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#"{"found":1}"#), "{answer}");
 
@@ -468,8 +541,7 @@ mod tests {
         third.set_read_timeout(Some(4 * TICK)).unwrap();
         assert!(third.read(&mut [0]).is_err(), "both places are taken");
         for _ in 0..2 {
-            let job = waiting.blocking_recv().unwrap();
-            job.answer.send(Ok(json!({ "found": 1 }))).unwrap();
+            find_one(&mut waiting);
         }
         for answer in busy.map(|busy| busy.join().unwrap()) {
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -503,12 +575,11 @@ mod tests {
     }
 
     #[test]
-    fn top_is_read_or_refused() {
-        for (query, wanted) in [("", 10), ("&", 10), ("top=1", 1), ("top=1024", 1024)] {
-            assert_eq!(top(query, 10).unwrap(), wanted, "{query}");
-        }
-        for bad in ["top", "top=", "top=0", "top=1025", "top=-1", "top=ten", "top=1e3", "k=3", "top=1&x=2"] {
-            assert_eq!(top(bad, 10).unwrap_err().status, StatusCode::BAD_REQUEST, "{bad}");
+    fn only_known_parameters_are_read() {
+        assert_eq!(parameters("&b=1&", ["a", "b"]).unwrap(), [None, Some("1")]);
+        assert_eq!(parameters("a", ["a"]).unwrap(), [Some("")]);
+        for bad in ["c=1", "a=1&A=2"] {
+            assert_eq!(parameters(bad, ["a", "b"]).unwrap_err().status, StatusCode::BAD_REQUEST, "{bad}");
         }
     }
 }

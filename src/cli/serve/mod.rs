@@ -1,11 +1,12 @@
-//! `lat-wgpu serve`: search as a page and as a small JSON API.
+//! `lat-wgpu serve`: search as a page and as a small JSON API, which also embeds.
 //!
-//! The thread that runs the command owns the adapter. It takes images from a bounded queue, one at a time. A second
-//! thread speaks HTTP ([`http`]) over a limited number of connections ([`connections`]) and never waits for the
+//! The thread that runs the command owns the adapter. It takes jobs from a bounded queue, and embeds the images of all
+//! that wait at once. A second thread speaks HTTP ([`http`]) over a limited number of connections ([`connections`]) and never waits for the
 //! adapter.
 
 mod connections;
 mod http;
+mod posted;
 
 use super::arguments::{CameraArgument, DeviceArguments, MemoryArgument, NetworkArguments, TargetArguments};
 use super::open;
@@ -15,23 +16,24 @@ use crate::embeddings::gallery::Filter;
 use crate::embeddings::rows::{Rows, Selected};
 use crate::error::{Error, Result};
 use crate::gpu::Context;
-use crate::images::decode::{self, DecodeOptions};
+use crate::images::decode::{DecodeOptions, Rgb};
 use crate::kernels::topk::MAX_K;
 use crate::retry::retry;
 use crate::tasks::embed::ImageOptions;
-use crate::tasks::search::{Query, Request, Searcher, verdicts};
+use crate::tasks::search::{Found, Query, Request, Searcher, verdicts};
 use axum::http::StatusCode;
 use clap::Args;
 use connections::Limits;
-use http::{Job, QUEUE, Refusal, Site};
+use http::{DECODERS, Embeddings, Job, QUEUE, Refusal, Site};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Name of the posted image in an answer: the request has none.
 const POSTED: &str = "image";
@@ -137,6 +139,9 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
         kept,
         images,
         top: request.top,
+        decode: request.image_options.decode,
+        size: network.config.image,
+        decoders: Semaphore::new(DECODERS),
         health: Value::Null,
         loopback: address.ip().is_loopback(),
         searching: AtomicUsize::new(0),
@@ -144,7 +149,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
     };
     let model = arguments.target.model.shown().file_name().unwrap_or_default().to_string_lossy();
     let mut unstarted = Some((listener, site));
-    let mut queue = Queue { waiting, unanswered: None, answered: 0 };
+    let mut queue = Queue { waiting, unanswered: VecDeque::new(), answered: 0 };
     std::thread::scope(|scope| {
         let mut server = None;
         let work = |queue: &mut Queue, context: &Context| {
@@ -154,6 +159,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
                 site.health = json!({
                     "status": "ok",
                     "gallery": selected.len(),
+                    "dim": gallery.dim(),
                     "model": model,
                     "adapter": context.adapter.name,
                     "threshold": verdicts.ok().map(|threshold| threshold.distance),
@@ -168,7 +174,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
                     scope.spawn(move || http::serve(listener, site, move || signals.received().is_some())),
                 );
             }
-            queue.answer(&mut searcher, request.image_options.decode)
+            queue.answer(&mut searcher)
         };
         let progress = Progress::new(None);
         let answered = retry(
@@ -191,8 +197,8 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
 /// Jobs that wait for the adapter. They outlive a lost adapter.
 struct Queue {
     waiting: mpsc::Receiver<Job>,
-    /// The job during which the adapter was lost.
-    unanswered: Option<Job>,
+    /// Jobs that were received, oldest first.
+    unanswered: VecDeque<Job>,
     /// Number of jobs done.
     answered: u64,
 }
@@ -202,41 +208,82 @@ impl Queue {
     ///
     /// # Errors
     /// A failure of the adapter. Other errors go to the client that sent the job.
-    fn answer(&mut self, searcher: &mut Searcher<'_>, decode: DecodeOptions) -> Result<()> {
-        while let Some(job) = self.unanswered.take().or_else(|| self.waiting.blocking_recv()) {
-            // The client has hung up.
-            if job.answer.is_closed() {
-                continue;
+    fn answer(&mut self, searcher: &mut Searcher<'_>) -> Result<()> {
+        loop {
+            if self.unanswered.is_empty() {
+                let Some(job) = self.waiting.blocking_recv() else { return Ok(()) };
+                self.unanswered.push_back(job);
             }
-            let reply = match decode::decode(&job.bytes, decode) {
-                Err(reason) => Err(Refusal::new(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    format!("cannot decode the image: {reason}"),
-                )),
-                Ok(image) => match searcher.search(POSTED, &image, job.top) {
-                    Ok(found) => Ok(found.json()),
-                    Err(error) if matches!(error.plain(), Error::Gpu(_)) && !error.is_out_of_memory() => {
-                        self.unanswered = Some(job);
-                        return Err(error);
-                    }
-                    Err(error) => {
-                        errorln!("error: {error}");
-                        Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
-                    }
-                },
+            while let Ok(job) = self.waiting.try_recv() {
+                self.unanswered.push_back(job);
+            }
+            // The others' clients have hung up.
+            self.unanswered.retain(|job| !job.is_closed());
+            let taken = match self.unanswered.front() {
+                None => continue,
+                Some(Job::Search { image, top, .. }) => {
+                    let found = searcher.search(POSTED, image, *top);
+                    self.search_answered(found)?;
+                    1
+                }
+                Some(Job::Embed { .. }) => self.embed(searcher)?,
             };
-            self.answered += 1;
+            self.answered += taken;
+        }
+    }
+
+    /// Answers the search in front.
+    fn search_answered(&mut self, found: Result<Found>) -> Result<()> {
+        let reply = reply(found)?;
+        if let Some(Job::Search { answer, .. }) = self.unanswered.pop_front() {
             // Fails if the client has hung up.
-            let _ = job.answer.send(reply);
+            let _ = answer.send(reply.map(|found| found.json()));
         }
         Ok(())
     }
 
+    /// Embeds the images of all jobs that wait for it. Returns their number.
+    fn embed(&mut self, searcher: &mut Searcher<'_>) -> Result<u64> {
+        let images: Vec<&Rgb> = self.unanswered.iter().filter_map(Job::images).flatten().collect();
+        let embedded = reply(searcher.embed(&images))?;
+        let dim = searcher.dim();
+        let jobs = std::mem::take(&mut self.unanswered);
+        let (mut taken, mut start) = (0, 0);
+        for job in jobs {
+            match job {
+                Job::Embed { images, answer } => {
+                    let range = start..start + images.len() * dim;
+                    start = range.end;
+                    taken += 1;
+                    let own = |rows: &Vec<f32>| Embeddings { dim, rows: rows[range].to_vec() };
+                    let _ = answer.send(embedded.as_ref().map(own).map_err(Refusal::clone));
+                }
+                search => self.unanswered.push_back(search),
+            }
+        }
+        Ok(taken)
+    }
+
     /// Refuses the jobs that are left, after an error.
     fn close(self, answered: &Result<()>) {
-        if let (Some(job), Err(error)) = (self.unanswered, answered) {
-            let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-            let _ = job.answer.send(Err(refusal));
+        let Err(error) = answered else { return };
+        for job in self.unanswered {
+            job.refuse(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()));
+        }
+    }
+}
+
+/// A result for the client.
+///
+/// # Errors
+/// A failure of the adapter, after which the job is repeated.
+fn reply<T>(done: Result<T>) -> Result<std::result::Result<T, Refusal>> {
+    match done {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if matches!(error.plain(), Error::Gpu(_)) && !error.is_out_of_memory() => Err(error),
+        Err(error) => {
+            errorln!("error: {error}");
+            Ok(Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
         }
     }
 }
