@@ -473,6 +473,25 @@ fn clusters_take_the_place_of_persons() {
 }
 
 #[test]
+fn averaged_weights_have_statistics_of_their_own() {
+    let folder = program::figures("4");
+    let here = folder.path();
+    program::finish(0, &mut clustered(here, &["--out", "run", "--ema", "0.9", "--lr", "1e-2"]));
+    let command = ["adapt", "--statistics-only", "--model", "run/best.safetensors"];
+    expect(
+        0,
+        here,
+        &[&command[..], &["--images", "figures/bounding_box_train", "--out", "again.safetensors"]].concat(),
+    );
+    let means = |file: &str| {
+        let network = checkpoint::load(&here.join(file), &Settings::default()).unwrap();
+        network.tensors[STATISTICS_MEAN].data.clone()
+    };
+    let wanted: Vec<f64> = means("again.safetensors").iter().map(|&mean| f64::from(mean)).collect();
+    assert_near("means", &means("run/best.safetensors"), &wanted, 1e-5);
+}
+
+#[test]
 fn a_resumed_run_on_clusters_equals_an_uninterrupted_one() {
     let folder = program::figures("4");
     let here = folder.path();

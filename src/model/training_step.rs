@@ -20,7 +20,7 @@ use crate::kernels::part_linear::Layout;
 use crate::kernels::sgd::Sgd;
 use crate::kernels::{cross_entropy, gelt, gradnorm, image, l2norm, part_linear, prototypes, triplet};
 use crate::layers::Grad;
-use crate::layers::part_classifier::ClassifierShape;
+use crate::layers::part_classifier::{ClassifierShape, PartClassifiers};
 use crate::shape::{HeadEmbed, ImageSize, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -771,7 +771,7 @@ impl<'c> Learner<'c> {
         Ok(EvaluationStep { plan: recorder.finish()?, pixels, cameras, output: logits })
     }
 
-    /// Records embeddings of `batch` images with running statistics, of the weights that train.
+    /// Records embeddings of `batch` images with running statistics, of the averaged weights if there are any.
     ///
     /// # Errors
     /// If they exceed the adapter's limits or memory.
@@ -782,15 +782,15 @@ impl<'c> Learner<'c> {
         let cameras = self.has_cameras().then(|| context.buffer("cameras", batch)).transpose()?;
         let output = context.buffer("embeddings", batch * parts * dim)?;
         let mut recorder = Recorder::new(context);
-        let parts_of = self.record_forward(&mut recorder, &self.vit, (&pixels, cameras.as_ref()), batch);
-        let (x, layout) = match self.rule.embed {
-            HeadEmbed::Before => (parts_of, Layout::SampleFirst),
-            HeadEmbed::After => {
-                (self.classifiers.normalise(&mut recorder, parts_of, batch), Layout::PartFirst)
-            }
-        };
-        let y = recorder.import(&output);
-        l2norm::Forward { x, y, batch, parts, dim, layout }.record(&mut recorder, "l2norm");
+        self.record_model(&mut recorder, |recorder, vit, classifiers| {
+            let parts_of = self.record_forward(recorder, vit, (&pixels, cameras.as_ref()), batch);
+            let (x, layout) = match self.rule.embed {
+                HeadEmbed::Before => (parts_of, Layout::SampleFirst),
+                HeadEmbed::After => (classifiers.normalise(recorder, parts_of, batch), Layout::PartFirst),
+            };
+            let y = recorder.import(&output);
+            l2norm::Forward { x, y, batch, parts, dim, layout }.record(recorder, "l2norm");
+        });
         Ok(EvaluationStep { plan: recorder.finish()?, pixels, cameras, output })
     }
 
@@ -838,19 +838,27 @@ impl<'c> Learner<'c> {
         logits: &Buffer,
         batch: usize,
     ) {
-        let averages = self.averages.as_ref();
-        let (vit, classifiers) = averages
-            .map_or((&self.vit, &self.classifiers), |averages| (&averages.vit, &averages.classifiers));
-        if let Some(Averages { arenas, .. }) = averages {
-            self.record_narrow(recorder, arenas, ALL_BLOCKS);
-        }
-        let parts = self.record_forward(recorder, vit, images, batch);
-        let output = recorder.import(logits);
-        recorder.scope(Phase::Forward, "heads");
-        classifiers.evaluate(recorder, parts, output, batch);
-        if averages.is_some() {
-            recorder.scope(Phase::Forward, "");
-            self.record_narrow(recorder, &self.parameters, ALL_BLOCKS);
-        }
+        self.record_model(recorder, |recorder, vit, classifiers| {
+            let parts = self.record_forward(recorder, vit, images, batch);
+            let output = recorder.import(logits);
+            recorder.scope(Phase::Forward, "heads");
+            classifiers.evaluate(recorder, parts, output, batch);
+        });
+    }
+
+    /// Records work on the network of the averaged weights, or without averages on the one that trains.
+    fn record_model<'r>(
+        &self,
+        recorder: &mut Recorder<'r>,
+        work: impl FnOnce(&mut Recorder<'r>, &Vit, &PartClassifiers),
+    ) {
+        let Some(Averages { arenas, vit, classifiers, .. }) = &self.averages else {
+            return work(recorder, &self.vit, &self.classifiers);
+        };
+        // The networks share the f16 copies of their matrices.
+        self.record_narrow(recorder, arenas, ALL_BLOCKS);
+        work(recorder, vit, classifiers);
+        recorder.scope(Phase::Forward, "");
+        self.record_narrow(recorder, &self.parameters, ALL_BLOCKS);
     }
 }
