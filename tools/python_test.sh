@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Python wheel of tools/python and compares its embeddings with the command line's, bit for bit, on synthetic
-# images. Also runs files of `export --to onnx` by ONNX Runtime and OpenVINO, and reads a run's event file by TensorBoard.
+# images. Also runs files of `export --to onnx` by ONNX Runtime and OpenVINO, reads a run's event file by
+# TensorBoard, and sends `lat-wgpu serve` what its OpenAPI file allows and forbids, by Schemathesis.
 # Needs Rust, a Vulkan or Metal driver and Python with venv ($PYTHON, or python3); installs packages into a virtual
 # environment in the target folder.
 set -euo pipefail
@@ -16,7 +17,7 @@ if [ ! -w "${XDG_RUNTIME_DIR:-}" ]; then
     trap 'rm -rf "$XDG_RUNTIME_DIR"' EXIT
 fi
 
-packages=("maturin>=1.9,<2" numpy pillow pytest onnx onnxruntime openvino safetensors tensorboard)
+packages=("maturin>=1.9,<2" numpy pillow pytest onnx onnxruntime openvino safetensors schemathesis tensorboard)
 if [ "$(cat "$environment/packages.txt" 2>/dev/null)" != "${packages[*]}" ]; then
     "${PYTHON:-python3}" -m venv --clear "$environment"
     "$environment/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
