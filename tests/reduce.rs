@@ -186,3 +186,78 @@ fn embed_reduces_like_reduce() {
     let stderr = embed("o.npy", &["--reduce", "pca.safetensors", "--flip"], 1);
     assert!(stderr.contains("flip: null, not true"), "{stderr}");
 }
+
+#[test]
+fn a_model_keeps_its_components() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    expect(0, here, &["synth", "set", "--persons", "8", "--cameras", "2", "--images", "2"]);
+    let size = ["--size", "32x16", "--patch", "8", "--dim", "16", "--depth", "1", "--heads", "2"];
+    expect(0, here, &[&["init", "--out", "m.safetensors"], &size[..]].concat());
+    let half =
+        ["export", "--model", "m.safetensors", "--to", "timm", "--dtype", "f16", "--out", "h.safetensors"];
+    expect(0, here, &half);
+    let embed = |code: i32, model: &str, out: &str, more: &[&str]| {
+        let arguments = ["embed", "--model", model, "set/bounding_box_test", "--out", out];
+        expect(code, here, &[&arguments[..], more].concat()).1
+    };
+    let rows = |file: &str| embeddings::read(&here.join(file)).unwrap();
+    embed(0, "h.safetensors", "whole.safetensors", &[]);
+    let stderr = embed(2, "h.safetensors", "x.npy", &["--dim", "4"]);
+    assert!(stderr.contains("no principal components") && stderr.contains("reduce EMBEDDINGS"), "{stderr}");
+
+    let fit = ["reduce", "whole.safetensors", "--dim", "6,4", "--into", "h.safetensors"];
+    let (table, _) = expect(0, here, &[&fit[..], &["--json", "-"]].concat());
+    let table: Value = serde_json::from_str(&table).unwrap();
+    assert_eq!((&table["out"], table["dims"][1]["map"].is_number()), (&"h.safetensors".into(), true));
+    let stored = std::fs::read(here.join("h.safetensors")).unwrap();
+    // The network is the same, and a second fit replaces the first.
+    embed(0, "h.safetensors", "again.safetensors", &[]);
+    assert_eq!(rows("again.safetensors"), rows("whole.safetensors"));
+    expect(0, here, &fit);
+    assert_eq!(std::fs::read(here.join("h.safetensors")).unwrap(), stored);
+
+    embed(0, "h.safetensors", "four.safetensors", &["--dim", "4"]);
+    let projection = ["reduce", "whole.safetensors", "--dim", "6", "--out", "pca.safetensors"];
+    expect(0, here, &projection);
+    let projection = Projection::read(&here.join("pca.safetensors")).unwrap().leading(4).to_unit();
+    let four = rows("four.safetensors");
+    assert_eq!((four.dim, &four.rows), (4, &projection.apply(&rows("whole.safetensors").rows)));
+    for row in four.rows.chunks(4) {
+        let length: f32 = row.iter().map(|value| value * value).sum();
+        assert!((length - 1.0).abs() < 1e-5, "{length}");
+    }
+
+    // `eval` shows the cost, `search` takes a gallery of the same kind alone.
+    let eval = ["eval", "--model", "h.safetensors", "--data", "set"];
+    let scores = |more: &[&str]| -> Value {
+        serde_json::from_str(&expect(0, here, &[&eval[..], more, &["--json", "-"]].concat()).0).unwrap()
+    };
+    let (whole, reduced) = (scores(&[]), scores(&["--dim", "4"]));
+    assert_eq!((&reduced["dim"], &reduced["without_dim"]["map"]), (&4.into(), &whole["map"]));
+    assert_ne!(reduced["map"], whole["map"]);
+    let (text, _) = expect(0, here, &[&eval[..], &["--dim", "4"]].concat());
+    assert!(text.contains("  without --dim"), "{text}");
+    let search = ["search", "--model", "h.safetensors", "--query", "set/query", "--dim", "4", "--gallery"];
+    expect(0, here, &[&search[..], &["four.safetensors"]].concat());
+    let (_, stderr) = expect(1, here, &[&search[..], &["whole.safetensors"]].concat());
+    assert!(stderr.contains("both or neither must be reduced"), "{stderr}");
+
+    for (code, arguments, words) in [
+        (2, &["embed", "--dim", "7", "set", "--out", "x.npy"][..], "has 6 principal components"),
+        (2, &["embed", "--dim", "4", "--reduce", "pca.safetensors", "set", "--out", "x.npy"], "--reduce"),
+        (1, &["embed", "--dim", "4", "--flip", "set", "--out", "x.npy"], "flip"),
+        (1, &["embed", "--dim", "4", "--parts", "1", "set", "--out", "x.npy"], "dimensions"),
+        (2, &["eval", "--dim", "4", "--data", "set", "--distance", "aligned"], "--dim"),
+        (2, &["eval", "--dim", "4", "--data", "set", "--fpr", "0.1", "--store-threshold"], "--dim"),
+    ] {
+        let arguments = [&arguments[..1], &["--model", "h.safetensors"], &arguments[1..]].concat();
+        let (_, stderr) = expect(code, here, &arguments);
+        assert!(stderr.contains(words), "{arguments:?}: {stderr}");
+    }
+    // Embeddings of another model.
+    let other = ["reduce", "whole.safetensors", "--dim", "4", "--into", "m.safetensors"];
+    let (_, stderr) = expect(1, here, &other);
+    assert!(stderr.contains("weights"), "{stderr}");
+    assert!(!here.join("x.npy").exists());
+}

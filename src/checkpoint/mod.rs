@@ -27,15 +27,16 @@ use std::path::Path;
 pub use convert::{Converted, convert};
 pub use metadata::{MatchRate, Threshold, lat_wgpu_metadata};
 pub use parameters::{
-    CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, STATISTICS, STATISTICS_DEVIATION,
-    STATISTICS_MEAN, classifier_tensors, is_block_statistic, is_prefix, jigsaw_names, parameter_shapes,
+    CAMERAS, ClassifierTensor, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, REDUCTION, STATISTICS,
+    STATISTICS_DEVIATION, STATISTICS_MEAN, classifier_tensors, is_block_statistic, is_prefix, jigsaw_names,
+    parameter_shapes,
 };
 pub use random::random_backbone;
 pub use recognise::{Settings, check_jigsaw};
 pub use safetensors::{FileTensor, list};
 pub use save::{
     ClassifiersInfo, StateData, StateTensor, TRAINED_ON, check_exportable, export, read_state,
-    read_trained_on, save, save_with_statistics, store_threshold, to_f16, trained_metadata,
+    read_trained_on, save, save_with_statistics, store_reduction, store_threshold, to_f16, trained_metadata,
 };
 
 use crate::error::{Error, Result};

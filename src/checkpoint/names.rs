@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::parameters::{
-    CAMERAS, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, STATISTICS, block_names, classifier_tensors, outer_names,
+    CAMERAS, JIGSAW, JIGSAW_BLOCK, JIGSAW_NORM, REDUCTION, STATISTICS, block_names, classifier_tensors,
+    outer_names,
 };
 use super::safetensors::{Container, FileTensor};
 use crate::error::{Error, Result};
@@ -55,7 +56,7 @@ enum Fate {
     Qkv(String, usize),
     /// A tensor of a part classifier, with its name.
     Classifier(String),
-    /// State of a training run, which is not loaded.
+    /// State of a training run, or components that reduce embeddings, which are not loaded.
     State,
     /// Not a tensor of the network.
     Ignored(Ignored),
@@ -398,7 +399,7 @@ impl Scheme {
 
     /// Decides the use of a tensor.
     fn fate(&self, name: &str) -> Fate {
-        if name.starts_with("state.") {
+        if name.starts_with("state.") || name.starts_with(REDUCTION) {
             return Fate::State;
         }
         let short = name.strip_prefix(&self.lead).unwrap_or(name);

@@ -82,6 +82,9 @@ pub const STATISTICS_MEAN: &str = "statistics.mean";
 /// Name of the deviations, with the same rows.
 pub const STATISTICS_DEVIATION: &str = "statistics.deviation";
 
+/// Prefix of the names of the components that reduce embeddings, and name of their entry in the metadata.
+pub const REDUCTION: &str = "reduction.";
+
 /// Prefix of the names of the jigsaw's block and norm, as in TransReID.
 pub const JIGSAW: &str = "b2.";
 

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use bytemuck::NoUninit;
 use half::f16;
+use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
 use super::metadata::StoredThreshold;
 use super::safetensors::Container;
-use super::{HostTensor, MatchRate, Network, STATISTICS, Threshold, lat_wgpu_metadata, timm};
+use super::{HostTensor, MatchRate, Network, REDUCTION, STATISTICS, Threshold, lat_wgpu_metadata, timm};
 use crate::error::{Error, Result};
 use crate::shape::{ClassifierKind, HeadKind, Preprocess, VitConfig};
 use crate::storage::Dtype;
@@ -88,12 +89,15 @@ struct Item<'a> {
     width: usize,
     shape: &'a [usize],
     bytes: &'a [u8],
+    /// True if the bytes are little-endian on every machine.
+    is_little: bool,
 }
 
 impl<'a> Item<'a> {
     fn new<T: NoUninit>(name: String, dtype: &'static str, shape: &'a [usize], data: &'a [T]) -> Item<'a> {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "elements of {name}");
-        Item { name, dtype, width: size_of::<T>(), shape, bytes: bytemuck::cast_slice(data) }
+        let bytes = bytemuck::cast_slice(data);
+        Item { name, dtype, width: size_of::<T>(), shape, bytes, is_little: cfg!(target_endian = "little") }
     }
 }
 
@@ -310,6 +314,42 @@ pub fn store_threshold(
     publish(file, path)
 }
 
+/// Stores components that reduce embeddings in a model file: `tensors` with their shapes under the prefix [`REDUCTION`],
+/// and `about` in the metadata. They replace older ones; everything else stays as it is.
+///
+/// # Errors
+/// Those of [`super::load`] for a damaged file; `Weights` for tensors of a type that no model has; `Io` if it can't be
+/// read, written or replaced.
+pub fn store_reduction(path: &Path, tensors: &[(&str, Vec<usize>, &[f32])], about: &Value) -> Result<()> {
+    drop(Container::open(path)?);
+    let unusable = |reason: String| Error::Weights { path: path.to_path_buf(), reason };
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let failed = |error: safetensors::SafeTensorError| unusable(error.to_string());
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(failed)?;
+    let entry = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+    let entry = Entry::new(entry.map_or("{}", String::as_str).to_string()).with("reduction", about.clone());
+    let file = SafeTensors::deserialize(&bytes).map_err(failed)?;
+    let kept: Vec<_> = file.iter().filter(|(name, _)| !name.starts_with(REDUCTION)).collect();
+    let mut items = Vec::new();
+    for (name, view) in &kept {
+        let (dtype, width) = match view.dtype() {
+            safetensors::Dtype::F16 => ("F16", 2),
+            safetensors::Dtype::BF16 => ("BF16", 2),
+            safetensors::Dtype::F32 => ("F32", 4),
+            safetensors::Dtype::U32 => ("U32", 4),
+            safetensors::Dtype::U64 => ("U64", 8),
+            safetensors::Dtype::I64 => ("I64", 8),
+            other => return Err(unusable(format!("tensor {name} holds {other}"))),
+        };
+        let (name, shape, bytes) = (name.to_string(), view.shape(), view.data());
+        items.push(Item { name, dtype, width, shape, bytes, is_little: true });
+    }
+    for (name, shape, values) in tensors {
+        items.push(Item::new(format!("{REDUCTION}{name}"), "F32", shape, values));
+    }
+    write_items(path, items, entry.text())
+}
+
 /// Writes the JSON of a safetensors header, padded to a multiple of 8 bytes.
 fn header(items: &[Item<'_>], metadata: &str) -> String {
     let mut entries = Map::new();
@@ -332,7 +372,7 @@ fn padded(mut text: String) -> String {
 
 /// Writes the elements in little-endian order.
 fn write_little_endian(out: &mut impl Write, item: &Item<'_>) -> std::io::Result<()> {
-    if cfg!(target_endian = "little") {
+    if item.is_little {
         return out.write_all(item.bytes);
     }
     for element in item.bytes.chunks_exact(item.width) {

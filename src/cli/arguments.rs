@@ -65,7 +65,7 @@ pub struct TargetArguments {
 }
 
 impl TargetArguments {
-    /// Opens the gallery and the projection in `reduce`, and checks that both fit the network and its weights.
+    /// Opens the gallery and the projection, and checks that both fit the network and its weights.
     ///
     /// # Errors
     /// Those of the files and the checks.
@@ -73,17 +73,60 @@ impl TargetArguments {
         &self,
         model: &Path,
         network: &Network,
-        reduce: Option<&Path>,
+        reduction: &ReductionArguments,
         flip: bool,
     ) -> Result<(Gallery, Option<Projection>)> {
         let gallery = Gallery::open(&self.gallery)?;
-        let projection = reduce.map(Projection::read).transpose()?;
-        let components = reduce.zip(projection.as_ref());
+        let projection = reduction.projection(model, network, flip)?;
+        let file = reduction.reduce.as_deref().unwrap_or(model);
+        let components = projection.as_ref().map(|projection| (file, projection));
         // Other weights often have other settings, too. They are the better reason.
         let notes = check_weights(model, network, &gallery, components, self.allow_other_weights)?;
         check_fits(&gallery, network, projection.as_ref(), flip)?;
         open::print_notes(&notes);
         Ok((gallery, projection))
+    }
+}
+
+/// The projection of embeddings to fewer dimensions.
+#[derive(Debug, Args)]
+pub struct ReductionArguments {
+    /// Reduces embeddings by the principal components of `lat-wgpu reduce`; gallery and queries need the same
+    #[arg(long, value_name = "FILE", conflicts_with = "dim")]
+    pub reduce: Option<PathBuf>,
+    #[command(flatten)]
+    pub dim: DimArgument,
+}
+
+impl ReductionArguments {
+    /// Reads the projection.
+    ///
+    /// # Errors
+    /// Those of [`DimArgument::projection`] and of the file.
+    pub fn projection(&self, model: &Path, network: &Network, flip: bool) -> Result<Option<Projection>> {
+        match &self.reduce {
+            Some(file) => Projection::read(file).map(Some),
+            None => self.dim.projection(model, network, flip),
+        }
+    }
+}
+
+/// The projection that a model keeps.
+#[derive(Debug, Args)]
+pub struct DimArgument {
+    /// Reduces embeddings to N numbers by the principal components that `lat-wgpu reduce --into` stored in the model, and
+    /// scales them to length 1
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub dim: Option<u32>,
+}
+
+impl DimArgument {
+    /// Reads the projection from the model.
+    ///
+    /// # Errors
+    /// Those of [`Projection::of_model`].
+    pub fn projection(&self, model: &Path, network: &Network, flip: bool) -> Result<Option<Projection>> {
+        self.dim.map(|dim| Projection::of_model(model, network, dim as usize, flip)).transpose()
     }
 }
 

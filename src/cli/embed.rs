@@ -1,6 +1,8 @@
 //! `lat-wgpu embed`: turns folders of person crops into embeddings.
 
-use super::arguments::{CamerasArgument, DeviceArguments, MemoryArgument, ModelArgument, NetworkArguments};
+use super::arguments::{
+    CamerasArgument, DeviceArguments, MemoryArgument, ModelArgument, NetworkArguments, ReductionArguments,
+};
 use super::json;
 use super::open;
 use super::paths::Paths;
@@ -16,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::{LeftOut, Listing};
 use crate::observer::Observer;
-use crate::retrieval::pca::Projection;
 use crate::shape::PartTokens;
 use crate::storage::lock;
 use crate::tasks::embed::{
@@ -55,9 +56,8 @@ pub struct EmbedArguments {
     /// Averages the embeddings of each image and its mirror image
     #[arg(long)]
     pub flip: bool,
-    /// Reduces embeddings by the principal components of `lat-wgpu reduce`
-    #[arg(long, value_name = "FILE")]
-    pub reduce: Option<PathBuf>,
+    #[command(flatten)]
+    pub reduction: ReductionArguments,
     /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long, requires = "reduce")]
     pub allow_other_weights: bool,
@@ -101,12 +101,12 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
     let Listing { images, left_out } = open::images(&arguments.inputs, arguments.follow_links)?;
     let cameras = arguments.cameras.source(&network.config)?;
     cameras.check(&network.config, images.iter().map(|image| &image.name))?;
-    let projection = arguments.reduce.as_deref().map(Projection::read).transpose()?;
+    let projection = arguments.reduction.projection(&model, &network, arguments.flip)?;
     if let Some(projection) = &projection {
         projection.check_fits(&network, arguments.flip)?;
     }
     let source = EmbeddingSource { model: &model, network: &network, projection: projection.as_ref() };
-    if let Some(file) = &arguments.reduce {
+    if let Some(file) = &arguments.reduction.reduce {
         open::print_notes(&source.check_weights(file, arguments.allow_other_weights)?);
     }
     let request = Request {
@@ -183,7 +183,7 @@ pub fn run(arguments: &EmbedArguments) -> Result<ExitCode> {
             "dim": source.dim(),
             "parts": config.parts(),
             "flip": arguments.flip,
-            "reduce": arguments.reduce.as_ref().map(|path| path.to_string_lossy()),
+            "reduce": arguments.reduction.reduce.as_ref().map(|path| path.to_string_lossy()),
             "index": index,
             "seconds": seconds,
             "first_vector_seconds": first,
@@ -222,9 +222,9 @@ fn name_images(left_out: &LeftOut) {
 
 /// Fails if an output cannot be written or would replace an input.
 fn check_paths(arguments: &EmbedArguments, model: &Path) -> Result<()> {
-    let EmbedArguments { inputs, out, reduce, json, profile, .. } = arguments;
+    let EmbedArguments { inputs, out, reduction, json, profile, .. } = arguments;
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [model]);
-    let paths = paths.reads("INPUT", inputs).reads("--reduce", reduce);
+    let paths = paths.reads("INPUT", inputs).reads("--reduce", &reduction.reduce);
     let paths = paths.reads("--cameras", &arguments.cameras.cameras);
     let paths = if let Some(folder) = arguments.target().folder() {
         if out.is_file() {

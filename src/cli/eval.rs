@@ -1,8 +1,8 @@
 //! `lat-wgpu eval`: scores a model, or embeddings, on data sets.
 
 use super::arguments::{
-    CameraArgument, DeviceArguments, ExpansionArguments, MemoryArgument, ModelArgument, NetworkArguments,
-    PageArguments, SetArguments, fraction,
+    CameraArgument, DeviceArguments, DimArgument, ExpansionArguments, MemoryArgument, ModelArgument,
+    NetworkArguments, PageArguments, SetArguments, fraction,
 };
 use super::eval_report::{self, INFLATED, Page};
 use super::json;
@@ -65,7 +65,7 @@ pub struct EvalArguments {
     #[arg(long, value_name = "DIR", required_unless_present = "query_embeddings")]
     pub data: Vec<PathBuf>,
     /// Embeddings of the queries from `lat-wgpu embed`, instead of a model
-    #[arg(long, value_name = "FILE", requires = "gallery_embeddings", conflicts_with_all = ["model", "data"])]
+    #[arg(long, value_name = "FILE", requires = "gallery_embeddings", conflicts_with_all = ["model", "data", "dim"])]
     pub query_embeddings: Option<PathBuf>,
     /// Embeddings of the gallery; if it is the same file, each image is a query against all others
     #[arg(long, value_name = "FILE", requires = "query_embeddings")]
@@ -122,6 +122,8 @@ pub struct EvalArguments {
     /// Averages the embeddings of each image and its mirror image
     #[arg(long, conflicts_with = "query_embeddings")]
     pub flip: bool,
+    #[command(flatten)]
+    pub dim: DimArgument,
     /// Reports the threshold for this false positive rate, the share of pairs of different persons taken for the same
     #[arg(long, value_name = "F", value_parser = fraction)]
     pub fpr: Option<f64>,
@@ -212,7 +214,7 @@ impl EvalArguments {
 }
 
 pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
-    let request = Request::new(arguments)?;
+    let mut request = Request::new(arguments)?;
     let model = match arguments.query_embeddings {
         Some(_) => None,
         None => Some(arguments.model.file()?),
@@ -240,6 +242,7 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
                     counted(images.last().copied().unwrap_or(0), "image")
                 );
             }
+            request.projection = arguments.dim.projection(model, &network, arguments.flip)?;
             let options = arguments.set.options();
             // Checks the labels of all sets before any image is read.
             let mut sets = Vec::new();
@@ -363,12 +366,18 @@ impl Request {
                     "--store-threshold needs --protocol standard: pairs by one camera are too easy",
                 );
             }
-            if arguments.group_by.is_some() || arguments.distance != Metric::Euclidean {
+            if arguments.group_by.is_some()
+                || arguments.distance != Metric::Euclidean
+                || arguments.dim.dim.is_some()
+            {
                 return usage(
-                    "--store-threshold does not work with --group-by or --distance: the threshold applies to squared \
-                     Euclidean distances of single images",
+                    "--store-threshold does not work with --group-by, --distance or --dim: the threshold applies to \
+                     squared Euclidean distances of single, whole embeddings",
                 );
             }
+        }
+        if arguments.dim.dim.is_some() && arguments.distance == Metric::Aligned {
+            return usage("--distance aligned needs whole embeddings, whose parts it aligns: remove --dim");
         }
         if arguments.page.html.is_some() && arguments.data.len() > 1 {
             return usage(
@@ -395,6 +404,7 @@ impl Request {
                 flip: arguments.flip,
             },
             camera: arguments.camera.camera.clone(),
+            projection: None,
             list_length: if arguments.page.html.is_some() { eval_report::LIST_LENGTH } else { 0 },
         })
     }
@@ -492,6 +502,7 @@ impl Request {
             "rerank": rerank,
             "spatio_temporal_bin": self.spatio_temporal,
             "flip": arguments.flip,
+            "dim": arguments.dim.dim,
             "model": arguments.query_embeddings.is_none().then(|| arguments.model.shown().to_string_lossy()),
             "note": note,
         });
@@ -509,6 +520,7 @@ impl Outcome {
             ("expanded", &self.expanded),
             ("re-ranked", &self.reranked),
             ("spatio-temporal", &self.spatio_temporal),
+            ("without --dim", &self.whole),
         ];
         variants.into_iter().filter_map(|(name, scores)| Some((name, scores.as_ref()?)))
     }
@@ -561,6 +573,7 @@ impl Outcome {
         let without_expansion = self.expanded.is_some().then(|| scores_json(&self.plain));
         value.insert("without_expansion".to_string(), json!(without_expansion));
         value.insert("spatio_temporal".to_string(), json!(self.spatio_temporal.as_ref().map(scores_json)));
+        value.insert("without_dim".to_string(), json!(self.whole.as_ref().map(scores_json)));
         value.insert("trained_on".to_string(), json!(self.overlap));
         value.insert(
             "verification".to_string(),

@@ -7,13 +7,14 @@ use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
 use super::words::named;
+use crate::checkpoint::Settings;
 use crate::embeddings::Dtype;
 use crate::embeddings::gallery::Gallery;
-use crate::embeddings::provenance::check_same_weights;
+use crate::embeddings::provenance::{Source, check_same_weights};
 use crate::embeddings::rows::Rows;
 use crate::error::Result;
 use crate::gpu::Precision;
-use crate::retrieval::pca::{FIT_ROWS, FitOptions, Projection};
+use crate::retrieval::pca::{self, FIT_ROWS, FitOptions, Projection};
 use crate::tasks::reduce::{self, Accuracy, LabelledQueries};
 use clap::Args;
 use serde_json::{Value, json};
@@ -30,10 +31,14 @@ pub struct ReduceArguments {
     #[arg(long, value_name = "K,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "apply")]
     pub dim: Vec<u32>,
     /// Output file: the components, as .safetensors; with --apply the reduced embeddings
-    #[arg(short, long, value_name = "FILE")]
-    pub out: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "into")]
+    pub out: Option<PathBuf>,
+    /// Stores the components in this model's file, the one that made the embeddings, for --dim of `embed`, `eval`, `search`
+    /// and `serve`
+    #[arg(long, value_name = "MODEL", conflicts_with = "out")]
+    pub into: Option<PathBuf>,
     /// Reduces GALLERY by the components in this file instead of fitting new ones
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dim", "fit_rows", "seed", "query_embeddings", "labels", "into"])]
     pub apply: Option<PathBuf>,
     /// Accepts embeddings of different weights; otherwise they are an error
     #[arg(long)]
@@ -63,39 +68,43 @@ pub struct ReduceArguments {
 }
 
 pub fn run(arguments: &ReduceArguments) -> Result<ExitCode> {
-    let ReduceArguments { gallery, out, apply: projection, query_embeddings, labels, json, .. } = arguments;
+    let ReduceArguments { gallery, out, into, apply: projection, query_embeddings, labels, json, .. } =
+        arguments;
     let paths =
         Paths::new().reads("GALLERY", [gallery]).reads("--apply", projection).reads("--labels", labels);
     let paths = paths.reads("--query-embeddings", query_embeddings).writes("--json", json);
-    let paths = match projection {
-        Some(_) => paths.writes_embeddings("--out", out),
-        None => paths.writes("--out", [out]),
+    let paths = paths.updates("--into", into);
+    let paths = match (projection, out) {
+        (Some(_), Some(out)) => paths.writes_embeddings("--out", out),
+        _ => paths.writes("--out", out),
     };
     paths.check()?;
     let gallery = Gallery::open(gallery)?;
     paths.reads("the input of GALLERY", gallery.inputs()).check()?;
     let progress = Progress::new(Some(Signals::listen()?));
-    match projection {
-        Some(projection) => apply(arguments, &gallery, projection, &progress)?,
-        None => fit(arguments, &gallery, &progress)?,
+    match (projection, out) {
+        (Some(projection), Some(out)) => apply(arguments, &gallery, projection, out, &progress)?,
+        _ => fit(arguments, &gallery, &progress)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes embeddings in fewer dimensions.
-fn apply(arguments: &ReduceArguments, gallery: &Gallery, file: &Path, progress: &Progress) -> Result<()> {
+fn apply(
+    arguments: &ReduceArguments,
+    gallery: &Gallery,
+    file: &Path,
+    out: &Path,
+    progress: &Progress,
+) -> Result<()> {
     let projection = Projection::read(file)?;
     open::print_notes(&reduce::check_weights(file, &projection, gallery, arguments.allow_other_weights)?);
-    let rows = reduce::apply(&projection, gallery, &arguments.out, arguments.dtype, progress)?;
+    let rows = reduce::apply(&projection, gallery, out, arguments.dtype, progress)?;
     let dim = projection.dim();
-    eprintln!(
-        "reduced {rows} rows from {} to {dim} dimensions: {}",
-        projection.full_dim(),
-        arguments.out.display()
-    );
+    eprintln!("reduced {rows} rows from {} to {dim} dimensions: {}", projection.full_dim(), out.display());
     if let Some(target) = &arguments.json {
         let value = json!({
-            "out": arguments.out.to_string_lossy(),
+            "out": out.to_string_lossy(),
             "rows": rows,
             "full_dim": projection.full_dim(),
             "dim": dim,
@@ -111,6 +120,12 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
     let queries = LabelledQueries::open(gallery, query_embeddings.as_deref(), labels.as_deref())?;
     let mut sources = gallery.sources();
     sources.extend(queries.iter().flat_map(LabelledQueries::sources));
+    if let Some(model) = &arguments.into {
+        let network = open::network(model, &Settings::default())?;
+        let settings = pca::settings(&network, gallery.is_flipped(), None);
+        gallery.check_fits(&settings, network.config.embedding_len())?;
+        sources.push(Source { file: model.clone(), weights_sha256: Some(network.weights_sha256()) });
+    }
     open::print_notes(&check_same_weights(&sources, arguments.allow_other_weights)?);
     let dims: Vec<usize> = arguments.dim.iter().map(|&dim| dim as usize).collect();
     let options = FitOptions {
@@ -120,14 +135,25 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
     };
     let fitted = reduce::fit(gallery, options, progress);
     progress.finish();
-    let projection = fitted?;
-    projection.write(&arguments.out)?;
+    let mut projection = fitted?;
+    let out = match (&arguments.into, &arguments.out) {
+        (Some(model), _) => {
+            projection.store(model)?;
+            projection = projection.to_unit();
+            model
+        }
+        (None, Some(out)) => {
+            projection.write(out)?;
+            out
+        }
+        (None, None) => unreachable!("clap requires --out or --into"),
+    };
     eprintln!(
         "fitted on {} of {} rows ({}): {}",
         projection.rows(),
         gallery.len(),
         projection.method(),
-        arguments.out.display()
+        out.display()
     );
 
     let accuracy = match queries {
@@ -162,7 +188,7 @@ fn fit(arguments: &ReduceArguments, gallery: &Gallery, progress: &Progress) -> R
         rows.push(json!({ "dim": dim, "map": map, "lost": lost, "variance": explained }));
     }
     let value: Value = json!({
-        "out": arguments.out.to_string_lossy(),
+        "out": out.to_string_lossy(),
         "rows": gallery.len(),
         "fit_rows": projection.rows(),
         "method": projection.method(),

@@ -2,7 +2,7 @@
 
 use super::arguments::{
     CamerasArgument, DeviceArguments, ExpansionArguments, MemoryArgument, NetworkArguments, PageArguments,
-    TargetArguments,
+    ReductionArguments, TargetArguments,
 };
 use super::json;
 use super::open;
@@ -44,9 +44,8 @@ pub struct SearchArguments {
     /// Averages the embeddings of each query and its mirror image; the model's threshold does not apply then
     #[arg(long)]
     pub flip: bool,
-    /// Reduces queries by the principal components of `lat-wgpu reduce`, as the gallery is
-    #[arg(long, value_name = "FILE")]
-    pub reduce: Option<PathBuf>,
+    #[command(flatten)]
+    pub reduction: ReductionArguments,
     #[command(flatten)]
     pub expansion: ExpansionArguments,
     #[command(flatten)]
@@ -93,11 +92,11 @@ impl SearchArguments {
 }
 
 pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
-    let SearchArguments { target, query, reduce, images, json, page, .. } = arguments;
+    let SearchArguments { target, query, reduction, images, json, page, .. } = arguments;
     let model = target.model.file()?;
     let paths = Paths::new().following(arguments.follow_links).reads("--model", [&model]);
     let paths = paths.reads("--gallery", [&target.gallery]).reads("--query", query);
-    let paths = paths.reads("--reduce", reduce).reads("--images", images);
+    let paths = paths.reads("--reduce", &reduction.reduce).reads("--images", images);
     let paths = paths.reads("--cameras", &arguments.cameras.cameras);
     let paths = paths.writes("--json", json).writes("--html", &page.html);
     paths.check()?;
@@ -109,7 +108,7 @@ pub fn run(arguments: &SearchArguments) -> Result<ExitCode> {
     }
     let cameras = arguments.cameras.source(&network.config)?;
     cameras.check(&network.config, images.iter().map(|image| &image.name))?;
-    let (gallery, projection) = target.open(&model, &network, reduce.as_deref(), arguments.flip)?;
+    let (gallery, projection) = target.open(&model, &network, reduction, arguments.flip)?;
     paths.reads("the input of --gallery", gallery.inputs()).check()?;
     if let Some(page) = &mut page {
         page.images = gallery.images(arguments.images.as_deref())?;

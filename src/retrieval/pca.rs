@@ -2,7 +2,8 @@
 //!
 //! y = C·(x − μ), where μ (D) is the mean of the gallery's rows, and the orthonormal rows of C (K, D) are the
 //! directions of its largest variances in descending order (Pearson 1901). Squared Euclidean distances lose only the
-//! part outside these directions. Reduced rows are not normalised to unit length.
+//! part outside these directions. Reduced rows are not normalised to unit length, except by components that a model file
+//! keeps, so that a model's embeddings have length 1 in any number of dimensions.
 
 #[cfg(feature = "reduce")]
 mod fit;
@@ -20,12 +21,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::checkpoint::{Network, lat_wgpu_metadata};
+use crate::checkpoint::{Network, REDUCTION, lat_wgpu_metadata, store_reduction};
 use crate::embeddings::provenance::Source;
 use crate::embeddings::rows::Rows;
 use crate::error::{Error, Result};
 use crate::storage::atomic::write_atomically;
-use crate::storage::entry::Entry;
+use crate::storage::entry::{Entry, KEY};
 use crate::storage::hash::Hash;
 use crate::storage::json::differences;
 
@@ -50,6 +51,8 @@ pub struct Projection {
     about: About,
     /// SHA-256 of mean and components.
     sha256: String,
+    /// True if reduced rows have length 1.
+    is_unit: bool,
 }
 
 /// Properties other than tensors.
@@ -75,7 +78,12 @@ impl Projection {
         for numbers in [&mean, &components] {
             hash.update(&bytes_of(numbers));
         }
-        Projection { mean, components, variances, about, sha256: hash.hex() }
+        Projection { mean, components, variances, about, sha256: hash.hex(), is_unit: false }
+    }
+
+    /// Scales reduced rows to length 1.
+    pub fn to_unit(self) -> Projection {
+        Projection { is_unit: true, ..self }
     }
 
     /// Sets the SHA-256 of the weights that made the rows it was fitted on.
@@ -123,7 +131,13 @@ impl Projection {
     /// If there are fewer.
     pub fn leading(&self, dim: usize) -> Projection {
         let components = self.components[..dim * self.full_dim()].to_vec();
-        Projection::new(self.mean.clone(), components, self.variances[..dim].to_vec(), self.about.clone())
+        let leading = Projection::new(
+            self.mean.clone(),
+            components,
+            self.variances[..dim].to_vec(),
+            self.about.clone(),
+        );
+        Projection { is_unit: self.is_unit, ..leading }
     }
 
     /// Reduces rows (N, D) to (N, K). The result of a row depends on that row alone, to the bit.
@@ -150,6 +164,9 @@ impl Projection {
                     reduced[row * dim + k] = product;
                 }
             }
+        }
+        if self.is_unit {
+            reduced.par_chunks_mut(dim).for_each(to_length_1);
         }
         reduced
     }
@@ -179,7 +196,10 @@ impl Projection {
 
     /// The `lat_wgpu` metadata entry of reduced embeddings, made of the entry before the projection.
     pub fn settings_of_reduced(&self, settings: Option<Entry>) -> Entry {
-        let projection = json!({ "sha256": self.sha256, "dim": self.dim() });
+        let mut projection = json!({ "sha256": self.sha256, "dim": self.dim() });
+        if self.is_unit {
+            projection["unit"] = json!(true);
+        }
         settings.unwrap_or_else(|| Entry::new("{}".to_string())).with("reduction", projection)
     }
 
@@ -188,25 +208,65 @@ impl Projection {
     /// # Errors
     /// `Io` if it can't be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let (dim, full) = (self.dim(), self.full_dim());
-        let tensors = [
-            ("components", vec![dim, full], &self.components),
-            ("mean", vec![full], &self.mean),
-            ("variances", vec![dim], &self.variances),
-        ];
+        let tensors = self.tensors();
         let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, numbers)| bytes_of(numbers)).collect();
         let failed = |e: safetensors::SafeTensorError| Error::io("write", path)(std::io::Error::other(e));
         let mut views = Vec::new();
         for ((name, shape, _), bytes) in tensors.iter().zip(&bytes) {
             views.push((*name, TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?));
         }
-        let about = match serde_json::to_string(&self.about) {
-            Ok(about) => about,
-            Err(e) => unreachable!("numbers and strings always serialise: {e}"),
-        };
-        let metadata = HashMap::from([(ENTRY.to_string(), about)]);
+        let metadata = HashMap::from([(ENTRY.to_string(), json!(self.about).to_string())]);
         let failed = |e: safetensors::SafeTensorError| Error::io("write", path)(std::io::Error::other(e));
         write_atomically(path, &safetensors::serialize(views, Some(metadata)).map_err(failed)?)
+    }
+
+    /// Its tensors with their shapes.
+    fn tensors(&self) -> [(&'static str, Vec<usize>, &[f32]); 3] {
+        let (dim, full) = (self.dim(), self.full_dim());
+        [
+            ("components", vec![dim, full], &self.components),
+            ("mean", vec![full], &self.mean),
+            ("variances", vec![dim], &self.variances),
+        ]
+    }
+
+    /// Stores it in a model file, in place of an older one.
+    ///
+    /// # Errors
+    /// Those of [`store_reduction`].
+    pub fn store(&self, model: &Path) -> Result<()> {
+        store_reduction(model, &self.tensors(), &json!(self.about))
+    }
+
+    /// Reads the projection that [`Self::store`] stored in the file of a network, to `dim` dimensions of length 1.
+    ///
+    /// # Errors
+    /// `Usage` if the file has none, or fewer dimensions; `Data` if it was fitted on embeddings of other weights or
+    /// settings; `Io` if it can't be read, or is damaged.
+    pub fn of_model(model: &Path, network: &Network, dim: usize, flip: bool) -> Result<Projection> {
+        let bytes = std::fs::read(model).map_err(Error::io("read", model))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(other).map_err(Error::invalid(model))?;
+        let entry = header.metadata().as_ref().and_then(|entries| entries.get(KEY)).cloned();
+        let about = entry.and_then(|entry| Entry::new(entry).value().get("reduction").cloned());
+        let Some(about) = about else {
+            let reason = format!("{} has no principal components for --dim", model.display());
+            return Err(Error::Usage(reason).hinted(
+                "`lat-wgpu reduce EMBEDDINGS --dim N --into MODEL` fits them and stores them in a model",
+            ));
+        };
+        let projection = parse(&bytes, about, REDUCTION).map_err(Error::invalid(model))?;
+        if dim > projection.dim() {
+            let most = projection.dim();
+            return Err(Error::Usage(format!("--dim {dim}: the model has {most} principal components")));
+        }
+        projection.check_fits(network, flip)?;
+        let own = Some(network.weights_sha256());
+        if projection.about.weights_sha256.is_some() && projection.about.weights_sha256 != own {
+            let reason =
+                "the model's principal components were fitted on embeddings of other weights".to_string();
+            return Err(Error::Data(reason).hinted("fit them again: `lat-wgpu reduce … --into MODEL`"));
+        }
+        Ok(projection.leading(dim).to_unit())
     }
 
     /// Reads a file of [`Self::write`].
@@ -236,12 +296,26 @@ fn bytes_of(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
+/// Scales a row to length 1.
+fn to_length_1(row: &mut [f32]) {
+    let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+    let length = squares.sqrt().max(1e-12);
+    row.iter_mut().for_each(|value| *value = (f64::from(*value) / length) as f32);
+}
+
+fn other(error: safetensors::SafeTensorError) -> String {
+    format!("is no projection written by this program: {error}")
+}
+
 fn parse_file(bytes: &[u8]) -> std::result::Result<Projection, String> {
-    let other = |e: safetensors::SafeTensorError| format!("is no projection written by this program: {e}");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(other)?;
     let entry = header.metadata().as_ref().and_then(|entries| entries.get(ENTRY));
     let entry = entry.ok_or_else(|| format!("is no projection: it has no entry {ENTRY}"))?;
-    let value: Value = serde_json::from_str(entry).map_err(|e| format!("{ENTRY}: {e}"))?;
+    parse(bytes, serde_json::from_str(entry).map_err(|e| format!("{ENTRY}: {e}"))?, "")
+}
+
+/// Reads the tensors with a prefix of their names.
+fn parse(bytes: &[u8], value: Value, prefix: &str) -> std::result::Result<Projection, String> {
     match value["format"].as_u64() {
         Some(format) if format <= u64::from(FORMAT) => {}
         format => return Err(format!("{ENTRY}: format {format:?}, this program reads up to {FORMAT}")),
@@ -249,7 +323,7 @@ fn parse_file(bytes: &[u8]) -> std::result::Result<Projection, String> {
     let about: About = serde_json::from_value(value).map_err(|e| format!("{ENTRY}: {e}"))?;
     let tensors = SafeTensors::deserialize(bytes).map_err(other)?;
     let read = |name: &str| {
-        let tensor = tensors.tensor(name).map_err(other)?;
+        let tensor = tensors.tensor(&format!("{prefix}{name}")).map_err(other)?;
         if tensor.dtype() != Dtype::F32 {
             return Err(format!("tensor {name} holds {}, not F32", tensor.dtype()));
         }

@@ -6,10 +6,10 @@ use crate::checkpoint::{self, MatchRate, Network, Threshold};
 use crate::datasets::cameras::Cameras;
 use crate::datasets::labels::{Label, Person};
 use crate::datasets::{self, Capture, LabelNames, LabelledImage, TestSet, uses};
-use crate::embeddings;
 use crate::embeddings::gallery::Inputs;
 use crate::embeddings::provenance::{Provenance, Source, check_same_weights};
 use crate::embeddings::rows::{NamedRows, Rows, Stacked};
+use crate::embeddings::{self, Embeddings};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::images::walk::{Image, LeftOut};
@@ -20,6 +20,7 @@ use crate::retrieval::distances::{DistanceRows, visit};
 use crate::retrieval::lists::{Ranked, RankedLists};
 use crate::retrieval::metrics::{Reason, Retrieval, Rules, Scorer, Scores};
 use crate::retrieval::neighbours::Neighbours;
+use crate::retrieval::pca::Projection;
 use crate::retrieval::rerank::{RerankOptions, Reranked};
 use crate::retrieval::spatio_temporal::{self, SpatioTemporal};
 use crate::retrieval::verification::{OperatingPoint, Report, Verification};
@@ -80,6 +81,8 @@ pub struct Request {
     pub image_options: ImageOptions,
     /// The camera that takes the place of those of the data set, for a network with a camera embedding or statistics.
     pub camera: Option<String>,
+    /// Projection of the model's embeddings to fewer dimensions, which the scores are then of; `None` for none.
+    pub projection: Option<Projection>,
     /// Gallery images to keep of each ranked list; 0 keeps no lists.
     pub list_length: usize,
 }
@@ -94,6 +97,16 @@ struct Side {
     unreadable: usize,
     /// Provenance of embeddings that were read from a file.
     provenance: Provenance,
+}
+
+impl Side {
+    fn reduce(&mut self, projection: &Projection) -> Result<()> {
+        let mut rows = vec![0.0; self.rows.len() * self.rows.dim()];
+        self.rows.read(0..self.rows.len(), &mut rows)?;
+        let rows = projection.apply(&rows);
+        self.rows = Box::new(Embeddings { paths: self.images.names.clone(), dim: projection.dim(), rows });
+        Ok(())
+    }
 }
 
 /// The images that embeddings were made from.
@@ -438,6 +451,8 @@ pub struct Outcome {
     pub reranked: Option<Scores>,
     /// Scores by similarity and time, if requested; without query expansion and re-ranking.
     pub spatio_temporal: Option<Scores>,
+    /// Plain scores of the whole embeddings, if the others are of reduced ones.
+    pub whole: Option<Scores>,
     /// Verification by distance alone; `None` without pairs of both kinds.
     pub verification: Option<Report>,
     /// Number of queries, including unreadable ones.
@@ -574,8 +589,14 @@ fn embed_and_evaluate(
     request: &Request,
     observer: &dyn Observer,
 ) -> Result<Outcome> {
-    let set = EvaluationSet::embed(set.clone(), network, context, request, observer)?;
-    evaluate(&set, request, context, observer)
+    let mut set = EvaluationSet::embed(set.clone(), network, context, request, observer)?;
+    let Some(projection) = &request.projection else { return evaluate(&set, request, context, observer) };
+    let plain = Request { rules: request.rules, memory: request.memory, ..Request::default() };
+    let whole = evaluate(&set, &plain, context, observer)?.plain;
+    for side in [Some(&mut set.queries), set.gallery.as_mut()].into_iter().flatten() {
+        side.reduce(projection)?;
+    }
+    Ok(Outcome { whole: Some(whole), ..evaluate(&set, request, context, observer)? })
 }
 
 /// Scores embeddings. If the adapter is lost or runs out of memory, reopens it once and starts again.
@@ -772,6 +793,7 @@ pub fn evaluate(
         expanded,
         reranked,
         spatio_temporal,
+        whole: None,
         verification,
         queries,
         gallery,

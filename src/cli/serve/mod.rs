@@ -8,7 +8,9 @@ mod connections;
 mod http;
 mod posted;
 
-use super::arguments::{CameraArgument, DeviceArguments, MemoryArgument, NetworkArguments, TargetArguments};
+use super::arguments::{
+    CameraArgument, DeviceArguments, MemoryArgument, NetworkArguments, ReductionArguments, TargetArguments,
+};
 use super::open;
 use super::progress::Progress;
 use super::signals::Signals;
@@ -58,9 +60,8 @@ pub struct ServeArguments {
     /// Searches only these images: camera=1,2 by Market-1501 names, or path=GLOB; may be repeated, all must match
     #[arg(long, value_name = "FILTER")]
     pub filter: Vec<Filter>,
-    /// Reduces queries by the principal components of `lat-wgpu reduce`, as the gallery is
-    #[arg(long, value_name = "FILE")]
-    pub reduce: Option<PathBuf>,
+    #[command(flatten)]
+    pub reduction: ReductionArguments,
     #[command(flatten)]
     pub memory: MemoryArgument,
     #[command(flatten)]
@@ -96,8 +97,7 @@ pub fn run(arguments: &ServeArguments) -> Result<ExitCode> {
             "note: the mean of all images is subtracted from posted ones; --camera NAME takes a camera's"
         );
     }
-    let (gallery, projection) =
-        arguments.target.open(&model, &network, arguments.reduce.as_deref(), false)?;
+    let (gallery, projection) = arguments.target.open(&model, &network, &arguments.reduction, false)?;
     let gallery = Arc::new(gallery);
     let kept = gallery.filtered(&arguments.filter)?;
     let selected = Selected::new(&*gallery, kept.clone());
