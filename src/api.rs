@@ -11,12 +11,11 @@ use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions, Precision};
 use crate::images::walk;
 use crate::retrieval::metrics::Scores;
-use crate::retrieval::neighbours::{Neighbour, Neighbours};
 use crate::shape::ImageSize;
 use crate::tasks::embed::{Embedder, ImageOptions};
 use crate::tasks::evaluate::{self, EvaluationSet, evaluate};
 use crate::tasks::models;
-use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, verdicts};
+use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, matches, nearest, verdicts};
 
 /// Options of [`Model::open_with`].
 ///
@@ -262,10 +261,12 @@ impl Gallery {
             GalleryRows::InMemory(embeddings) => (embeddings, &embeddings.paths),
             GalleryRows::Stored(stored) => (stored, stored.names()),
         };
-        let mut neighbours = Neighbours::new(&self.context, queries, rows, self.context.default_memory())?;
-        let nearest = neighbours.nearest(0..queries.len(), top)?;
-        let found = |Neighbour { index, distance }| Match::new(index, &paths[index], distance, self.verdicts);
-        Ok(nearest.into_iter().map(|list| list.into_iter().map(found).collect()).collect())
+        let limits = (top, self.context.default_memory());
+        let mut lists = Vec::with_capacity(queries.len());
+        nearest(&self.context, queries, rows, limits, &(), |_, list| {
+            lists.push(matches(list, paths, self.verdicts));
+        })?;
+        Ok(lists)
     }
 }
 

@@ -6,7 +6,7 @@ use super::open;
 use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
-use super::train::{run_paths, with_backbone};
+use super::train::run_paths;
 use crate::error::Result;
 use crate::observer::Follower;
 use crate::storage::lock;
@@ -52,7 +52,7 @@ impl Trains for AblateArguments {
 }
 
 pub fn run(Training { arguments, layers }: Training<AblateArguments>) -> Result<ExitCode> {
-    let layers = with_backbone(layers)?;
+    let layers = open::backbone(layers)?;
     check_paths(&arguments, &layers)?;
     let AblateArguments { out, json, .. } = &arguments;
     let request = Request { out: out.clone(), layers };

@@ -8,18 +8,17 @@ use super::paths::Paths;
 use super::progress::Progress;
 use super::signals::Signals;
 use super::train::{RunArguments, go};
-use super::words::word;
 use crate::checkpoint::{self, Settings};
 use crate::datasets::cameras::Cameras;
 use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::Listing;
-use crate::shape::{CameraStatistics, GeltConfig};
-use crate::tasks::adapt::{Adapted, Request, adapt};
+use crate::observer::Observer;
+use crate::shape::CameraStatistics;
+use crate::tasks::adapt::{Adapted, Request, adapt, take_parts, with_clusters};
 use crate::tasks::embed::ImageOptions;
 use crate::train::config::{Config, Key, Layers, Preset, keys};
 use clap::Args;
-use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -106,7 +105,7 @@ fn affects_statistics(key: &str) -> bool {
 
 pub fn run(Training { arguments, mut layers }: Training<AdaptArguments>) -> Result<ExitCode> {
     if arguments.statistics_only {
-        return store_statistics(&arguments, &layers);
+        return with_statistics(&arguments, &layers);
     }
     let AdaptArguments { model, images, data, out, run, .. } = arguments;
     let given = model.is_given().then(|| model.shown());
@@ -115,8 +114,7 @@ pub fn run(Training { arguments, mut layers }: Training<AdaptArguments>) -> Resu
     for (key, path) in paths {
         layers.flags.extend(path.iter().map(|path| (key.to_string(), path.to_string_lossy().into_owned())));
     }
-    layers.base = vec![("preset".to_string(), word(&Preset::ClusterContrast))];
-    layers.base.extend(Config::of_clusters());
+    let mut layers = with_clusters(layers);
     let mut missing = Vec::new();
     if !run.resume {
         let config = Config::resolve(&layers)?;
@@ -129,33 +127,8 @@ pub fn run(Training { arguments, mut layers }: Training<AdaptArguments>) -> Resu
     go("adapt", missing, out, run, layers, take_parts)
 }
 
-/// Adds the keys of the parts that the model embeds, if a run may begin with it.
-fn take_parts(mut layers: Layers) -> Result<Layers> {
-    let config = Config::resolve(&layers)?;
-    let Some(model) = &config.model.backbone else { return Ok(layers) };
-    let own = Settings { lambda: None, lambda_on: None, tokens: None, parts: None, ..config.settings() };
-    let settings = Settings { head_embed: None, ..own };
-    let GeltConfig { lambda, lambda_on, tokens, parts } =
-        open::network(Path::new(model), &settings)?.config.gelt;
-    let is_tokens = |(key, _): &&(String, String)| key == "model.tokens";
-    let embeds = layers.flags.iter().find(is_tokens).map_or(word(&tokens), |(_, tokens)| tokens.clone());
-    let keys = [
-        ("model.lambda", lambda.to_string()),
-        ("model.lambda_on", word(&lambda_on)),
-        ("model.tokens", word(&tokens)),
-        ("model.embed_tokens", embeds),
-        ("model.parts", String::from(parts)),
-    ];
-    layers.base.extend(keys.map(|(key, value)| (key.to_string(), value)));
-    Ok(layers)
-}
-
 /// Stores the statistics of the cameras in a model.
-fn store_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitCode> {
-    let useless = layers.flags.iter().map(|(key, _)| key).find(|key| !affects_statistics(key));
-    if let Some(key) = useless.and_then(|name| keys().find(|key| key.name == name)) {
-        return Err(Error::Usage(format!("--{} has no effect with --statistics-only", key.flag())));
-    }
+fn with_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitCode> {
     let (Some(images), Some(out)) = (&arguments.images, &arguments.out) else {
         let flags = [("--images", &arguments.images), ("--out", &arguments.out)];
         let missing: Vec<&str> =
@@ -163,42 +136,63 @@ fn store_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitC
         return Err(Error::Usage(format!("missing {}", missing.join(", "))));
     };
     let model = &arguments.model.file()?;
+    let paths = Paths::new().writes("--json", &arguments.json);
+    let progress = Progress::new(Some(Signals::listen()?));
+    let adapted = store_statistics([model, images, out], layers, arguments.run.memory, paths, &progress);
+    progress.finish();
+    let adapted = adapted?;
+    if let Some(warning) = adapted.warning() {
+        eprintln!("warning: {warning}");
+    }
+    json::print_or_write(arguments.json.as_deref(), &text(&adapted), || adapted.json(out))?;
+    print_written(out, checkpoint::list(out)?.0.len())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Computes the statistics of the cameras of images, and stores a model with them: the files are the model, the folder of
+/// images, and the new model.
+///
+/// # Errors
+/// [`Error::Usage`] for a key that has no effect; those of [`adapt`], and of the files.
+pub fn store_statistics(
+    [model, images, out]: [&Path; 3],
+    layers: &Layers,
+    memory: Option<u64>,
+    paths: Paths,
+    observer: &dyn Observer,
+) -> Result<Adapted> {
+    let useless = layers.flags.iter().map(|(key, _)| key).find(|key| !affects_statistics(key));
+    if let Some(key) = useless.and_then(|name| keys().find(|key| key.name == name)) {
+        return Err(Error::Usage(format!("--{} has no effect with --statistics-only", key.flag())));
+    }
     let config = Config::resolve(layers)?;
     let (cluster, data) = (&config.cluster, &config.data);
-    let paths =
-        Paths::new().following(data.follow_links).reads("--model", [model]).reads("--images", [images]);
+    let paths = paths.following(data.follow_links).reads("--model", [model]).reads("--images", [images]);
     let paths = paths.reads("--cameras", Cameras::table(&cluster.cameras));
-    paths.writes("--out", [out]).writes("--json", &arguments.json).check()?;
+    paths.writes("--out", [out]).check()?;
     let cameras = Cameras::read(&cluster.cameras)?;
     let settings = Settings { no_statistics: true, ..NetworkArguments::among(&layers.flags)?.settings() };
-    let network = open::network(model, &settings)?;
+    let network = checkpoint::load(model, &settings).map_err(open::about_tensors)?;
+    network.notes.iter().for_each(|note| observer.note_once(note));
     if network.threshold.is_some() {
-        eprintln!("note: the model's threshold is left out: it applies to distances without the statistics");
+        observer.note("the model's threshold is left out: it applies to distances without the statistics");
     }
-    let Listing { images, left_out } = open::images(std::slice::from_ref(images), data.follow_links)?;
+    let Listing { images, left_out } = open::images(&[images.to_path_buf()], data.follow_links)?;
     if !left_out.counts().is_empty() {
-        eprintln!("note: left out: {left_out}");
+        observer.note(&format!("left out: {left_out}"));
     }
     let is_batch = |(key, _): &&(String, String)| key == "schedule.batch_size";
     let request = Request {
         adapter: config.device.options(),
         batch: layers.flags.iter().find(is_batch).map(|_| config.schedule.batch_size),
-        memory: arguments.run.memory,
+        memory,
         image_options: ImageOptions { decode: DecodeOptions { ignore_exif: data.ignore_exif }, flip: false },
         cameras,
         deviation: cluster.deviation,
     };
-    let progress = Progress::new(Some(Signals::listen()?));
-    let adapted = adapt(network, &images, &request, &progress);
-    progress.finish();
-    let adapted = adapted.map_err(open::about_skipped)?;
-    if let Some(warning) = adapted.warning() {
-        eprintln!("warning: {warning}");
-    }
+    let adapted = adapt(network, &images, &request, observer).map_err(open::about_skipped)?;
     checkpoint::save_with_statistics(model, &adapted.network, out)?;
-    json::print_or_write(arguments.json.as_deref(), &text(&adapted), || value(out, &adapted))?;
-    print_written(out, checkpoint::list(out)?.0.len())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(adapted)
 }
 
 /// Lists the images of each camera.
@@ -213,20 +207,4 @@ fn text(adapted: &Adapted) -> String {
         text.push_str(&format!("{} of all are by an unknown camera\n", adapted.without_camera()));
     }
     text
-}
-
-/// The value of --json.
-fn value(out: &Path, adapted: &Adapted) -> Value {
-    let CameraStatistics { cameras, images, deviation, .. } = &adapted.statistics;
-    let rows = cameras.iter().zip(images).map(|(camera, images)| json!({"camera": camera, "images": images}));
-    json!({
-        "out": out.to_string_lossy(),
-        "cameras": rows.collect::<Vec<_>>(),
-        "images": images.last(),
-        "without_camera": adapted.without_camera(),
-        "skipped": adapted.skipped,
-        "deviation": deviation,
-        "weights_sha256": adapted.network.weights_sha256(),
-        "adapter": adapted.adapter,
-    })
 }

@@ -4,32 +4,30 @@ use super::arguments::{
     CameraArgument, DeviceArguments, DimArgument, ExpansionArguments, MemoryArgument, ModelArgument,
     NetworkArguments, PageArguments, SetArguments, fraction,
 };
-use super::eval_report::{self, INFLATED, Page};
+use super::eval_report::{self, Page};
 use super::json;
 use super::open;
 use super::paths::{Paths, same};
 use super::progress::Progress;
 use super::signals::Signals;
-use super::words::{counted, described, named, word};
+use super::words::{counted, described, named};
 use crate::checkpoint::{Settings, Threshold};
 use crate::datasets::{LoadOptions, TestSet};
 use crate::embeddings::gallery::ImageFolder;
 use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
-use crate::retrieval::combined::{ExpandOver, ExpansionOptions};
+use crate::retrieval::combined::ExpandOver;
 use crate::retrieval::metrics::{AveragePrecision, Protocol, RANKS, Rules, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification::{OperatingPoint, Report};
 use crate::shape::CameraStatistics;
 use crate::tasks::embed::ImageOptions;
 use crate::tasks::evaluate::{
-    EvaluationSet, GalleryCounts, GroupBy, Metric, Outcome, Request, evaluate_embeddings, evaluate_model,
-    store_threshold,
+    EvaluationSet, GalleryCounts, GroupBy, INFLATED, Metric, Outcome, Request, evaluate_embeddings,
+    evaluate_model, store_threshold,
 };
 use crate::tasks::trained_on::{Overlap, TrainedOn};
 use clap::Args;
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -302,7 +300,8 @@ pub fn run(arguments: &EvalArguments) -> Result<ExitCode> {
     }
 
     if !results.is_empty() {
-        let value = || request.json(&results, &failed, arguments);
+        let shown = model.as_ref().map(|_| arguments.model.shown());
+        let value = || request.json(&results, &failed, shown);
         json::print_or_write(arguments.json.as_deref(), &request.text(&results), value)?;
     }
     for (dir, error) in &failed {
@@ -411,17 +410,6 @@ impl Request {
 }
 
 impl Request {
-    pub(super) fn protocol_name(&self) -> String {
-        word(&self.rules.protocol)
-    }
-
-    pub(super) fn average_precision_name(&self) -> String {
-        match self.rules.protocol {
-            Protocol::ReleasedCode => "first-ten".to_string(),
-            _ => word(&self.rules.average_precision),
-        }
-    }
-
     pub(super) fn distance_name(&self) -> &'static str {
         match self.distance {
             Metric::Euclidean => "squared Euclidean distance",
@@ -471,46 +459,6 @@ impl Request {
         }
         text
     }
-
-    /// The value of --json. With several data sets, it has an array `sets` of scores, and an array `failed` of errors.
-    fn json(&self, results: &[Outcome], failed: &[(&PathBuf, Error)], arguments: &EvalArguments) -> Value {
-        let mut value = Map::new();
-        if let ([outcome], []) = (results, failed) {
-            value.append(&mut outcome.json());
-        } else {
-            let failed = failed
-                .iter()
-                .map(|(dir, error)| json!({"data": dir.to_string_lossy(), "error": error.with_causes()}));
-            value.insert("failed".to_string(), failed.collect());
-            let sets: Vec<Map<String, Value>> = results.iter().map(Outcome::json).collect();
-            value.insert("sets".to_string(), json!(sets));
-        }
-        let rerank =
-            self.rerank.map(|RerankOptions { k1, k2, lambda }| json!({"k1": k1, "k2": k2, "lambda": lambda}));
-        let expansion = self
-            .expansion
-            .map(|ExpansionOptions { k, alpha, over }| json!({"k": k, "alpha": alpha, "over": over}));
-        let note = (self.rules.protocol == Protocol::ReleasedCode).then_some(INFLATED);
-        let about = json!({
-            "protocol": self.protocol_name(),
-            "ap": self.average_precision_name(),
-            "ignore_cameras": self.rules.ignore_cameras,
-            "seed": self.rules.seed,
-            "group_by": self.group_by,
-            "distance": self.distance,
-            "query_expansion": expansion,
-            "rerank": rerank,
-            "spatio_temporal_bin": self.spatio_temporal,
-            "flip": arguments.flip,
-            "dim": arguments.dim.dim,
-            "model": arguments.query_embeddings.is_none().then(|| arguments.model.shown().to_string_lossy()),
-            "note": note,
-        });
-        if let Value::Object(mut about) = about {
-            value.append(&mut about);
-        }
-        Value::Object(value)
-    }
 }
 
 impl Outcome {
@@ -557,30 +505,6 @@ impl Outcome {
         line.push('\n');
         line
     }
-
-    fn json(&self) -> Map<String, Value> {
-        let mut value = scores_json(self.scores());
-        let GalleryCounts { images, distractors, junk, unreadable } = self.gallery;
-        value.insert("name".to_string(), json!(self.name));
-        value.insert("queries".to_string(), json!(self.queries));
-        value.insert("left_out".to_string(), json!(self.left_out.counts()));
-        value.insert(
-            "gallery".to_string(),
-            json!({"pictures": images, "distractors": distractors, "junk": junk, "unreadable": unreadable}),
-        );
-        let without_rerank = self.reranked.is_some().then(|| scores_json(self.scores_before_reranking()));
-        value.insert("without_rerank".to_string(), json!(without_rerank));
-        let without_expansion = self.expanded.is_some().then(|| scores_json(&self.plain));
-        value.insert("without_expansion".to_string(), json!(without_expansion));
-        value.insert("spatio_temporal".to_string(), json!(self.spatio_temporal.as_ref().map(scores_json)));
-        value.insert("without_dim".to_string(), json!(self.whole.as_ref().map(scores_json)));
-        value.insert("trained_on".to_string(), json!(self.overlap));
-        value.insert(
-            "verification".to_string(),
-            self.verification.as_ref().map_or(Value::Null, verification_json),
-        );
-        value
-    }
 }
 
 fn score_line(name: &str, width: usize, scores: &Scores) -> String {
@@ -625,48 +549,4 @@ fn describe(report: &Report) -> String {
         None => {}
     }
     text
-}
-
-fn scores_json(scores: &Scores) -> Map<String, Value> {
-    let mut value = Map::new();
-    for (k, rank) in RANKS.iter().zip(scores.ranks) {
-        value.insert(format!("rank{k}"), json!(rank));
-    }
-    value.insert("map".to_string(), json!(scores.map));
-    value.insert("minp".to_string(), json!(scores.minp));
-    value.insert("valid_queries".to_string(), json!(scores.valid_queries));
-    let dropped: BTreeMap<&str, usize> =
-        scores.dropped.iter().map(|(reason, &count)| (reason.key(), count)).collect();
-    value.insert("dropped".to_string(), json!(dropped));
-    value
-}
-
-fn verification_json(report: &Report) -> Value {
-    let point = |point: &OperatingPoint| {
-        json!({
-            "fpr": point.wanted,
-            "tpr": point.true_positive_rate(),
-            "threshold": point.reached.map(|reached| reached.threshold),
-            "reached_fpr": point.reached.map(|reached| reached.false_positive_rate),
-        })
-    };
-    let roc: Vec<Value> = report
-        .roc
-        .iter()
-        .map(|point| json!([point.threshold, point.false_positive_rate, point.true_positive_rate]))
-        .collect();
-    json!({
-        "same_pairs": report.same_pairs,
-        "different_pairs": report.different_pairs,
-        "eer": report.equal_error_rate,
-        "eer_threshold": report.equal_error_threshold,
-        "tpr_at_fpr": report.operating_points.iter().map(point).collect::<Vec<Value>>(),
-        "target": report.target.as_ref().map(point),
-        "roc": {"columns": ["threshold", "fpr", "tpr"], "points": roc},
-        "histogram": {
-            "edges": report.histogram.edges,
-            "same": report.histogram.same,
-            "different": report.histogram.different,
-        },
-    })
 }

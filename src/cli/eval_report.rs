@@ -15,13 +15,9 @@ use crate::retrieval::lists::Ranked;
 use crate::retrieval::metrics::{Protocol, RANKS, REPETITIONS, Scores};
 use crate::retrieval::rerank::RerankOptions;
 use crate::retrieval::verification;
-use crate::tasks::evaluate::{Images, Labelled, Listed, Outcome, Request};
+use crate::tasks::evaluate::{INFLATED, Images, Labelled, Listed, Outcome, Request};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-
-/// Warning before scores of the released code's protocol.
-pub const INFLATED: &str = "released-code inflates scores: it counts images by the query's own camera, often from the same moment, and \
-     AP covers the first ten images only; do not compare these scores with those of --protocol standard";
 
 /// Gallery images of a ranked list.
 pub const LIST_LENGTH: usize = 10;

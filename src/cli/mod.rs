@@ -78,8 +78,15 @@ use crate::error::Error;
 use crate::gpu::silence_caught_panics;
 use arguments::Training;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use adapt::store_statistics;
+pub use paths::Paths;
+pub use progress::Progress;
+pub use train::run_paths;
 
 /// Person re-identification with the Locally Aware Transformer on any Vulkan, Metal or DX12 adapter.
 ///
@@ -100,6 +107,8 @@ struct Arguments {
     offline: bool,
 }
 
+/// The words after the name of the program.
+static WORDS: OnceLock<Vec<OsString>> = OnceLock::new();
 /// True to print errors only.
 static QUIET: AtomicBool = AtomicBool::new(false);
 /// True to print details too.
@@ -174,18 +183,27 @@ pub fn command() -> clap::Command {
     examples::add(Arguments::command())
 }
 
-/// Parses the arguments, runs the command and reports its failure.
+/// Runs the command line of the process.
+pub fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os().skip(1).collect()))
+}
+
+/// Parses the words after the name of the program, runs the command and reports its failure.
 ///
 /// Returns 0 for success, 1 for a failure, 2 for bad usage, and 130 or 143 after a signal.
-pub fn main() -> ExitCode {
+pub fn run(words: Vec<OsString>) -> u8 {
     silence_caught_panics();
-    let parsed = command().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    // A Python process may run several lines; a page names the first.
+    WORDS.get_or_init(|| words.clone());
+    let line = [OsString::from("lat-wgpu")].into_iter().chain(words);
+    let matches = command().try_get_matches_from(line);
+    let parsed = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are no failures. A closed pipe needs no message.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return if error.use_stderr() { 2 } else { 0 };
         }
     };
     QUIET.store(arguments.quiet, Ordering::Relaxed);
@@ -224,10 +242,10 @@ pub fn main() -> ExitCode {
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match done {
-        Ok(code) => code,
+        Ok(code) => u8::from(code != ExitCode::SUCCESS),
         Err(error) => {
             report(&error);
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
     }
 }

@@ -6,6 +6,8 @@ use crate::checkpoint::{self, Network, Settings};
 use crate::error::{Error, Result};
 use crate::images::walk::{self, Listing};
 use crate::tasks::models;
+use crate::tasks::train::with_backbone;
+use crate::train::config::Layers;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -26,6 +28,14 @@ pub fn model(given: Option<&Path>) -> Result<PathBuf> {
         models::file(given.unwrap_or(Path::new(default.name)), OFFLINE.load(Ordering::Relaxed), &progress);
     progress.finish();
     file
+}
+
+/// Replaces the name of a backbone by its file, after a download if it needs one.
+pub fn backbone(layers: Layers) -> Result<Layers> {
+    let progress = Progress::new(None);
+    let layers = with_backbone(layers, OFFLINE.load(Ordering::Relaxed), &progress);
+    progress.finish();
+    layers
 }
 
 /// Loads a model and prints its notes.

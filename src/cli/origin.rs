@@ -1,12 +1,13 @@
 //! The origin of a page: version, date, adapter and command.
 
+use super::WORDS;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Names and values for a page. `SOURCE_DATE_EPOCH`, in seconds since 1970, replaces the present time.
 pub fn facts(adapter: &str) -> Vec<(String, String)> {
     let set = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.parse().ok());
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    let words = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
+    let words = WORDS.get().into_iter().flatten().map(|word| quoted(&word.to_string_lossy()));
     let command = ["lat-wgpu".to_string()].into_iter().chain(words).collect::<Vec<_>>().join(" ");
     [
         ("Made", format!("{} by lat-wgpu {}", date(set.unwrap_or_else(now)), env!("CARGO_PKG_VERSION"))),

@@ -17,16 +17,21 @@ use std::time::Duration;
 const WARM_UP: Duration = Duration::from_secs(3);
 
 /// Prints notes, and shows a progress bar if stderr is a terminal.
-pub(super) struct Progress {
+pub struct Progress {
     bar: ProgressBar,
     signals: Option<Signals>,
     /// Collects the profiles of a run's stages.
-    pub profiles: Option<Mutex<Profiles>>,
+    pub(super) profiles: Option<Mutex<Profiles>>,
 }
 
 impl Progress {
+    /// Makes a bar for work that something else can stop.
+    pub fn bar() -> Progress {
+        Progress::new(None)
+    }
+
     /// Makes a bar that is hidden until the first stage begins. Without `signals` nothing stops the work.
-    pub fn new(signals: Option<Signals>) -> Progress {
+    pub(super) fn new(signals: Option<Signals>) -> Progress {
         if QUIET.load(Ordering::Relaxed) || !std::io::stderr().is_terminal() {
             return Progress { bar: ProgressBar::hidden(), signals, profiles: None };
         }

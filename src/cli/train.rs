@@ -11,7 +11,7 @@ use crate::datasets::TestSet;
 use crate::datasets::cameras::Cameras;
 use crate::error::{Error, Result};
 use crate::figures::CrowdSize;
-use crate::observer::Follower;
+use crate::observer::{Follower, Observer};
 use crate::storage::lock;
 use crate::tasks::train::train;
 use crate::train::config::{ClusterConfig, Config, Layers, Preset, keys};
@@ -86,7 +86,7 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
         missing.extend(config.model.backbone.is_none().then_some("--backbone"));
         missing.extend(config.data.dir.is_none().then_some("--data"));
     }
-    go("train", missing, arguments.out, arguments.run, layers, Ok)
+    go("train", missing, arguments.out, arguments.run, layers, |layers, _| Ok(layers))
 }
 
 /// Begins or resumes a run, or describes it. `command` is the user's, `missing` are flags without which it can't begin.
@@ -100,13 +100,14 @@ pub(super) fn go(
     out: Option<PathBuf>,
     arguments: RunArguments,
     layers: Layers,
-    complete: impl FnOnce(Layers) -> Result<Layers>,
+    complete: impl FnOnce(Layers, &dyn Observer) -> Result<Layers>,
 ) -> Result<ExitCode> {
     missing.extend((out.is_none() && !arguments.dry_run).then_some("--out"));
     if !missing.is_empty() {
         return Err(Error::Usage(format!("missing {}", missing.join(", "))));
     }
-    let layers = with_backbone(layers)?;
+    let layers = open::backbone(layers)?;
+    let completed = |layers, progress: &Progress| complete(layers, progress).map_err(open::about_tensors);
     let mut progress = Progress::new(Some(Signals::listen()?));
     let trace = arguments.profile.as_ref().zip(out.as_ref());
     let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
@@ -114,14 +115,14 @@ pub(super) fn go(
     let out = match &out {
         Some(out) if !arguments.dry_run => out.clone(),
         _ => {
-            let forecast = forecast::forecast(&complete(layers)?, arguments.memory, &progress);
+            let forecast = forecast::forecast(&completed(layers, &progress)?, arguments.memory, &progress);
             print_forecast(&forecast.map_err(about_training)?);
             return Ok(ExitCode::SUCCESS);
         }
     };
     let paths = run_paths(Paths::new(), &out, arguments.resume, &layers, trainer::is_own)?;
     paths.writes("--profile", &trace).check()?;
-    let layers = complete(layers)?;
+    let layers = completed(layers, &progress)?;
     let request =
         Request { out, resume: arguments.resume, memory: arguments.memory, layers, profile: trace.is_some() };
     let done = train(&request, &progress);
@@ -148,19 +149,6 @@ fn list_of_presets() -> String {
         text.push('\n');
     }
     text
-}
-
-/// Replaces the name of a backbone by its file, after a download if it needs one.
-pub(super) fn with_backbone(mut layers: Layers) -> Result<Layers> {
-    // An error in the configuration is reported where it is read, which a resumed run does in another way.
-    let backbone = Config::resolve(&layers).ok().and_then(|config| config.model.backbone);
-    if let Some(backbone) = backbone {
-        let file = open::model(Some(Path::new(&backbone)))?;
-        if file != Path::new(&backbone) {
-            layers.set.push(format!("model.backbone={}", file.display()));
-        }
-    }
-    Ok(layers)
 }
 
 /// Prints the best model, the reason for the choice, and the next command.
@@ -234,7 +222,7 @@ fn describe(line: &EpochLine) -> String {
 ///
 /// # Errors
 /// Those of the configuration.
-pub(super) fn run_paths(
+pub fn run_paths(
     paths: Paths,
     out: &Path,
     resume: bool,

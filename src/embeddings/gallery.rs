@@ -239,6 +239,14 @@ impl Rows for Gallery {
     }
 }
 
+/// Returns whether [`Gallery::open`] reads a path: a file of embeddings, or a folder that holds some.
+pub fn holds_embeddings(path: &Path) -> bool {
+    match path.is_dir() {
+        true => path.join(MANIFEST).is_file() || segment_paths(path).is_ok_and(|found| !found.is_empty()),
+        false => EXTENSIONS.contains(&extension(path).as_str()),
+    }
+}
+
 /// The part of a manifest that galleries read.
 #[derive(Deserialize)]
 struct Manifest {

@@ -1,7 +1,7 @@
-//! Adapts a model to cameras without labels: by statistics of the embeddings of their images.
+//! Adapts a model to cameras without labels: by statistics of the embeddings of their images, or by clusters of them.
 
 use super::embed::{Embedder, ImageOptions};
-use crate::checkpoint::{Network, STATISTICS};
+use crate::checkpoint::{self, Network, STATISTICS, Settings};
 use crate::datasets::cameras::Cameras;
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
@@ -9,7 +9,10 @@ use crate::images::walk::Image;
 use crate::observer::Observer;
 use crate::retrieval::statistics::{CameraSums, ENOUGH_IMAGES};
 use crate::retry::retry;
-use crate::shape::CameraStatistics;
+use crate::shape::{CameraStatistics, GeltConfig};
+use crate::train::config::{Config, Layers, Preset, word};
+use serde_json::{Value, json};
+use std::path::Path;
 
 /// Settings of the statistics.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +62,23 @@ impl Adapted {
                  them accurate",
                 few.join(", ")
             )
+        })
+    }
+
+    /// Describes the statistics that were stored in the model `out`.
+    pub fn json(&self, out: &Path) -> Value {
+        let CameraStatistics { cameras, images, deviation, .. } = &self.statistics;
+        let rows =
+            cameras.iter().zip(images).map(|(camera, images)| json!({"camera": camera, "images": images}));
+        json!({
+            "out": out.to_string_lossy(),
+            "cameras": rows.collect::<Vec<_>>(),
+            "images": images.last(),
+            "without_camera": self.without_camera(),
+            "skipped": self.skipped,
+            "deviation": deviation,
+            "weights_sha256": self.network.weights_sha256(),
+            "adapter": self.adapter,
         })
     }
 }
@@ -117,4 +137,36 @@ pub fn adapt(
     let statistics = rows.store(&mut network.tensors, &mut network.config, request.deviation, folders);
     (network.threshold, network.match_rates) = (None, Vec::new());
     Ok(Adapted { network, statistics, skipped, adapter })
+}
+
+/// Adds the keys of a run that adapts a model by clusters. All other settings win over them.
+pub fn with_clusters(layers: Layers) -> Layers {
+    let mut base = vec![("preset".to_string(), word(&Preset::ClusterContrast))];
+    base.extend(Config::of_clusters());
+    Layers { base, ..layers }
+}
+
+/// Adds the keys of the parts that the model embeds, if a run may begin with it.
+///
+/// # Errors
+/// Those of the configuration and of the model.
+pub fn take_parts(mut layers: Layers, observer: &dyn Observer) -> Result<Layers> {
+    let config = Config::resolve(&layers)?;
+    let Some(model) = &config.model.backbone else { return Ok(layers) };
+    let own = Settings { lambda: None, lambda_on: None, tokens: None, parts: None, ..config.settings() };
+    let settings = Settings { head_embed: None, ..own };
+    let network = checkpoint::load(Path::new(model), &settings)?;
+    network.notes.iter().for_each(|note| observer.note_once(note));
+    let GeltConfig { lambda, lambda_on, tokens, parts } = network.config.gelt;
+    let is_tokens = |(key, _): &&(String, String)| key == "model.tokens";
+    let embeds = layers.flags.iter().find(is_tokens).map_or(word(&tokens), |(_, tokens)| tokens.clone());
+    let keys = [
+        ("model.lambda", lambda.to_string()),
+        ("model.lambda_on", word(&lambda_on)),
+        ("model.tokens", word(&tokens)),
+        ("model.embed_tokens", embeds),
+        ("model.parts", String::from(parts)),
+    ];
+    layers.base.extend(keys.map(|(key, value)| (key.to_string(), value)));
+    Ok(layers)
 }

@@ -13,6 +13,7 @@ use crate::images::walk::Image;
 use crate::model::LaTransformer;
 use crate::observer::{Observer, Stage};
 use crate::rng;
+use crate::shape::ImageSize;
 use rayon::prelude::*;
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -269,6 +270,28 @@ pub struct ImageOptions {
     pub flip: bool,
 }
 
+/// An image to embed, from a file or elsewhere.
+pub trait Source: Send + 'static {
+    /// Its name, which may say its camera.
+    fn name(&self) -> &str;
+
+    /// Loads it, once, and stretches it to `size`.
+    ///
+    /// # Errors
+    /// [`Error::Image`] if it can't be read.
+    fn load(&mut self, options: DecodeOptions, size: ImageSize) -> Result<Rgb>;
+}
+
+impl Source for Image {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn load(&mut self, options: DecodeOptions, size: ImageSize) -> Result<Rgb> {
+        preprocess::load(&self.path, options, size)
+    }
+}
+
 /// The mean of two embeddings (R·D) of `parts` parts, each part normalised to length 1/√R.
 fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
     let mut mean: Vec<f32> = one.iter().zip(other).map(|(a, b)| (a + b) / 2.0).collect();
@@ -286,14 +309,14 @@ fn mean_of_views(one: &[f32], other: &[f32], parts: usize) -> Vec<f32> {
 ///
 /// Made by [`Embedder::embed_images`]. An error of the adapter ends it. Decoding runs a few batches ahead, so memory
 /// does not grow with the list.
-pub struct ImageEmbeddings<'e, C> {
+pub struct ImageEmbeddings<'e, C, S = Image> {
     embedder: &'e mut Embedder<C>,
     stage: Stage<'e>,
     flip: bool,
     decoder: Option<JoinHandle<()>>,
-    decoded: mpsc::Receiver<Vec<(Image, Result<Rgb>)>>,
+    decoded: mpsc::Receiver<Vec<(S, Result<Rgb>)>>,
     /// Images that are decoded but not yet returned, with the error if decoding failed.
-    listed: VecDeque<(Image, Option<Error>)>,
+    listed: VecDeque<(S, Option<Error>)>,
     /// Decoded views that are not yet submitted.
     queue: VecDeque<Rgb>,
     /// Their rows of the camera embedding and statistics.
@@ -314,17 +337,31 @@ impl<C: Deref<Target = Context>> Embedder<C> {
         options: ImageOptions,
         observer: &'e dyn Observer,
     ) -> ImageEmbeddings<'e, C> {
+        let total = images.len();
+        self.embed_each(images, total, options, observer)
+    }
+
+    /// Embeds images that an iterator yields as they are needed, otherwise as [`Self::embed_images`]. `total` is their
+    /// number, for the progress; 0 if it isn't known.
+    pub fn embed_each<'e, S: Source>(
+        &'e mut self,
+        images: impl IntoIterator<Item = S, IntoIter: Send + 'static>,
+        total: usize,
+        options: ImageOptions,
+        observer: &'e dyn Observer,
+    ) -> ImageEmbeddings<'e, C, S> {
+        let images = images.into_iter();
         let size = self.model.config().image;
         // At least two images for each decoding thread, and never much more than a batch.
         let chunk = self.batch().max(2 * rayon::current_num_threads());
-        let stage = Stage::new(observer, "", images.len(), "nothing was written");
+        let stage = Stage::new(observer, "", total, "nothing was written");
         let (sender, decoded) = mpsc::sync_channel(1);
         let decoder = std::thread::spawn(move || {
-            let mut images = images.into_iter();
+            let mut images = images;
             loop {
-                let chunk: Vec<Image> = images.by_ref().take(chunk).collect();
-                let load = |image: Image| {
-                    let loaded = preprocess::load(&image.path, options.decode, size);
+                let chunk: Vec<S> = images.by_ref().take(chunk).collect();
+                let load = |mut image: S| {
+                    let loaded = image.load(options.decode, size);
                     (image, loaded)
                 };
                 // Stops when the iterator was dropped.
@@ -377,7 +414,7 @@ impl<C: Deref<Target = Context>> Embedder<C> {
     }
 }
 
-impl<C: Deref<Target = Context>> ImageEmbeddings<'_, C> {
+impl<C: Deref<Target = Context>, S: Source> ImageEmbeddings<'_, C, S> {
     /// Submits a batch, and reads back the one before it.
     fn advance(&mut self) -> Result<()> {
         self.stage.advance(0)?;
@@ -390,7 +427,7 @@ impl<C: Deref<Target = Context>> ImageEmbeddings<'_, C> {
             for (image, decoded) in decoded {
                 let error = match decoded {
                     Ok(rgb) => {
-                        let row = self.embedder.cameras.row(self.embedder.model.config(), &image.name)?;
+                        let row = self.embedder.cameras.row(self.embedder.model.config(), image.name())?;
                         let mirrored = self.flip.then(|| rgb.mirrored());
                         self.rows
                             .extend([Some(row), mirrored.is_some().then_some(row)].into_iter().flatten());
@@ -434,13 +471,13 @@ impl<C: Deref<Target = Context>> ImageEmbeddings<'_, C> {
     }
 }
 
-impl<C: Deref<Target = Context>> Iterator for ImageEmbeddings<'_, C> {
-    type Item = Result<(Image, Result<Vec<f32>>)>;
+impl<C: Deref<Target = Context>, S: Source> Iterator for ImageEmbeddings<'_, C, S> {
+    type Item = Result<(S, Result<Vec<f32>>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let is_ready =
-                |(_, error): &mut (Image, Option<Error>)| error.is_some() || !self.embeddings.is_empty();
+                |(_, error): &mut (S, Option<Error>)| error.is_some() || !self.embeddings.is_empty();
             if let Some((image, error)) = self.listed.pop_front_if(is_ready) {
                 let embedding = match error {
                     Some(error) => Err(error),

@@ -1,5 +1,9 @@
 //! Scores a model, or embeddings, on a data set.
 
+mod json;
+
+pub use json::INFLATED;
+
 use super::embed::{Embedder, ImageOptions};
 use super::trained_on::Overlap;
 use crate::checkpoint::{self, MatchRate, Network, Threshold};
@@ -582,7 +586,11 @@ pub fn evaluate_one(
     retry(adapter, observer, BEGINS_AGAIN, &mut (), work, |_, _| Ok(0))
 }
 
-fn embed_and_evaluate(
+/// Embeds a data set on an adapter that is open, and scores it.
+///
+/// # Errors
+/// Those of [`EvaluationSet::embed`] and [`evaluate`].
+pub fn embed_and_evaluate(
     set: &TestSet,
     network: &Network,
     context: &Context,

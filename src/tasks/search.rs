@@ -83,22 +83,47 @@ pub fn search(
             Some(Expanded { queries, .. }) => queries,
             None => &embeddings,
         };
-        let mut neighbours = Neighbours::new(context, rows, selected, memory)?;
-        let step = neighbours.tiles().queries;
         let mut found = Found::new(verdicts, selected, context);
-        for start in (0..embeddings.len()).step_by(step) {
-            observer.check("nothing was written")?;
-            let range = start..(start + step).min(embeddings.len());
-            let lists = neighbours.nearest(range.clone(), top)?;
-            for (query, list) in range.zip(&lists) {
-                let file = &queries[positions[query]].path;
-                found.add(&embeddings.paths[query], file, list, gallery, selected);
-            }
-        }
+        nearest(context, rows, selected, (top, memory), observer, |query, list| {
+            let file = &queries[positions[query]].path;
+            found.add(&embeddings.paths[query], file, list, gallery, selected);
+        })?;
         Ok(found)
     };
     let goes_on = ", and the search begins again";
     retry(&request.adapter, observer, goes_on, &mut (), work, |_, _| Ok(0))
+}
+
+/// Finds the `top` gallery rows nearest to each query within `memory` bytes of device memory. Calls `take` with the
+/// number of each query and its list, nearest first.
+///
+/// # Errors
+/// [`Error::Usage`] for a `top` above 1024, or for queries of other dimensions; [`Error::Interrupted`] after a signal;
+/// those of the adapter and the gallery.
+pub fn nearest(
+    context: &Context,
+    queries: &dyn Rows,
+    gallery: &dyn Rows,
+    (top, memory): (usize, u64),
+    observer: &dyn Observer,
+    mut take: impl FnMut(usize, &[Neighbour]),
+) -> Result<()> {
+    let mut neighbours = Neighbours::new(context, queries, gallery, memory)?;
+    let step = neighbours.tiles().queries;
+    for start in (0..queries.len()).step_by(step) {
+        observer.check("nothing was written")?;
+        let range = start..(start + step).min(queries.len());
+        let lists = neighbours.nearest(range.clone(), top)?;
+        range.zip(&lists).for_each(|(query, list)| take(query, list));
+    }
+    Ok(())
+}
+
+/// Names the gallery images of a list, and decides which show the person of the query.
+pub fn matches(list: &[Neighbour], names: &[String], verdicts: Verdicts) -> Vec<Match> {
+    let found =
+        |&Neighbour { index, distance }: &Neighbour| Match::new(index, &names[index], distance, verdicts);
+    list.iter().map(found).collect()
 }
 
 /// Searches a gallery for one image at a time, and embeds images. Network and gallery stay on the adapter.
@@ -314,7 +339,7 @@ pub struct Match {
 }
 
 impl Match {
-    pub(crate) fn new(row: usize, path: &str, distance: f32, verdicts: Verdicts) -> Match {
+    fn new(row: usize, path: &str, distance: f32, verdicts: Verdicts) -> Match {
         let same = verdicts.ok().map(|threshold| distance <= threshold.distance);
         Match { row, path: path.to_string(), distance, same }
     }

@@ -68,6 +68,11 @@ pub struct EpochLine {
 }
 
 impl EpochLine {
+    /// Returns the line of the log as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::json!(Marked { kind: EPOCH, line: self })
+    }
+
     /// Returns rank-1 and mAP on the test set, or else among persons held out, as fractions.
     pub fn scores(&self) -> Option<(f64, f64)> {
         let of_test_set = self.retrieval.map(|scores| (scores.rank1, scores.map));
