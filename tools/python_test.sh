@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the Python wheel of tools/python and compares its embeddings with the command line's, bit for bit, on synthetic
-# images. Also runs files of `export --to onnx` by ONNX Runtime and OpenVINO, reads a run's event file by
-# TensorBoard, and sends `lat-wgpu serve` what its OpenAPI file allows and forbids, by Schemathesis.
-# Needs Rust, a Vulkan or Metal driver and Python with venv ($PYTHON, or python3); installs packages into a virtual
-# environment in the target folder.
+# Builds the Python wheel of tools/python and compares it with the command line, bit for bit, on synthetic images. Runs
+# examples/own_photos.py. Also runs files of `export --to onnx` by ONNX Runtime and OpenVINO, reads a run's event file by
+# TensorBoard, and sends `lat-wgpu serve` what its OpenAPI file allows and forbids, by Schemathesis. Needs Rust, a Vulkan
+# or Metal driver and Python with venv ($PYTHON, or python3); installs packages into a virtual environment in the target
+# folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,3 +34,12 @@ wheels="$(mktemp -d)"
 rm -r "$wheels"
 LAT_PROGRAM="$CARGO_TARGET_DIR/debug/lat-wgpu" LAT_DEMO="$PWD/weights/demo.safetensors" \
     "$environment/bin/python" -m pytest --quiet -p no:cacheprovider tools/python/tests
+
+photos="$(mktemp -d)"
+"$CARGO_TARGET_DIR/debug/lat-wgpu" synth "$photos" --persons 4 --cameras 2 --images 2 >"$photos/log"
+queries=("$photos/query/"*)
+"$environment/bin/python" examples/own_photos.py "$photos/bounding_box_test" "${queries[0]}" >"$photos/ranking"
+cat "$photos/ranking"
+# A line for the model, one for the photo, and its five matches.
+[ "$(wc -l <"$photos/ranking")" = 7 ]
+rm -r "$photos"

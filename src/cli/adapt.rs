@@ -149,8 +149,8 @@ fn with_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// Computes the statistics of the cameras of images, and stores a model with them: the files are the model, the folder of
-/// images, and the new model.
+/// Computes the statistics of the cameras of images, and stores a model with them. The paths are the model, the folder
+/// of images, and the new model.
 ///
 /// # Errors
 /// [`Error::Usage`] for a key that has no effect; those of [`adapt`], and of the files.

@@ -35,14 +35,20 @@ impl Progress {
         if QUIET.load(Ordering::Relaxed) || !std::io::stderr().is_terminal() {
             return Progress { bar: ProgressBar::hidden(), signals, profiles: None };
         }
-        let style = ProgressStyle::with_template("{msg:16} {bar:30} {pos}/{len} {rate}{left}");
+        let style = ProgressStyle::with_template("{msg:16} {bar:30} {count} {rate}{left}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("count", |state: &ProgressState, text: &mut dyn Write| {
+            let _ = match state.len() {
+                Some(total) => write!(text, "{}/{total}", state.pos()),
+                None => write!(text, "{}", state.pos()),
+            };
+        });
         let style = style.with_key("rate", |state: &ProgressState, text: &mut dyn Write| {
             let _ = write!(text, "{:.1}/s", state.per_sec());
         });
         // The first pieces load and compile; an estimate from them is wrong.
         let style = style.with_key("left", |state: &ProgressState, text: &mut dyn Write| {
-            if state.elapsed() >= WARM_UP && state.pos() > 0 {
+            if state.elapsed() >= WARM_UP && state.pos() > 0 && state.len().is_some() {
                 let _ = write!(text, ", {} left", HumanDuration(state.eta()));
             }
         });
@@ -59,13 +65,17 @@ impl Progress {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
-    /// Updates the bar.
+    /// Updates the bar. A total of 0 isn't known.
     pub fn show(&self, message: String, done: u64, total: u64) {
         if self.bar.is_finished() {
             self.bar.reset();
         }
         self.bar.set_message(message);
-        self.bar.set_length(total);
+        if total > 0 {
+            self.bar.set_length(total);
+        } else {
+            self.bar.unset_length();
+        }
         self.bar.set_position(done);
     }
 }
@@ -93,7 +103,7 @@ impl Observer for Progress {
 
     fn progress(&self, stage: &str, done: usize, total: usize) {
         // The rate and the remaining time of a new stage start from zero.
-        if self.bar.length() != Some(total as u64) {
+        if self.bar.length().unwrap_or(0) != total as u64 {
             self.bar.reset();
         }
         let label = if stage.is_empty() { "progress" } else { stage };

@@ -453,7 +453,9 @@ mod tests {
         let empty = Gallery::open(here).map(|gallery| gallery.names).unwrap_err();
         assert!(matches!(empty.plain(), Error::Data(text) if text.contains("no embeddings")));
         assert!(empty.hint().unwrap().contains("lat-wgpu embed"));
+        assert!(!holds_embeddings(here) && !holds_embeddings(&here.join("a.jpg")));
         write(&here.join("part-2.parquet"), 3, 5..6);
+        assert!(holds_embeddings(here) && holds_embeddings(&here.join("part-2.parquet")));
         write(&here.join("part-0.npy"), 3, 1..4);
         write(&here.join("part-1.safetensors"), 3, 4..5);
         write(&here.join("part-3.npy"), 4, 0..0);

@@ -178,7 +178,8 @@ impl<'py> Call<'py> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        match result.try_recv() {
+        // A thread that fails may send its error after the listener is gone.
+        match result.recv() {
             Ok(result) => result.map_err(|error| raised(self.py, &error)),
             Err(_) => {
                 Err(PyRuntimeError::new_err("the engine stopped by an internal error, printed on stderr"))

@@ -191,7 +191,8 @@ fn pixels_of(py: Python<'_>, view: ndarray::ArrayView3<'_, u8>) -> PyResult<Rgb>
             ),
         ));
     }
-    Ok(Rgb { height, width, pixels: view.iter().copied().collect() })
+    let pixels = view.as_slice().map_or_else(|| view.iter().copied().collect(), <[u8]>::to_vec);
+    Ok(Rgb { height, width, pixels })
 }
 
 /// Lists the image files of a folder and the folders in it, in the order in which they are embedded.

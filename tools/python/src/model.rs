@@ -1,7 +1,7 @@
 //! A network on an adapter. A separate thread owns both: calls from Python send it work and wait for the result without
 //! the interpreter's lock, so no reference is shared and signals are handled while a call waits.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -182,7 +182,7 @@ impl Engine<'_> {
     }
 
     /// Returns scores as JSON.
-    fn evaluate(&self, data: &PathBuf, request: &evaluate::Request, listener: &Listener) -> Result<String> {
+    fn evaluate(&self, data: &Path, request: &evaluate::Request, listener: &Listener) -> Result<String> {
         let set = TestSet::load(data, &LoadOptions::default(), request.rules.across_cameras())?;
         let trained_on = TrainedOn::read(&self.file, &self.network)?;
         let overlap = trained_on.map(|images| images.overlap(&set));
@@ -386,6 +386,8 @@ impl Model {
         camera: Option<String>,
         progress: bool,
     ) -> PyResult<Model> {
+        // Otherwise the first array would, where a signal that arrives meanwhile is a panic.
+        py.import("numpy")?;
         let precision = match precision {
             "f32" => Precision::F32,
             "f16" => Precision::F16,

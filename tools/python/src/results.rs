@@ -7,6 +7,7 @@ use lat_wgpu::tasks::explain;
 use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods};
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
+use pyo3::types::PyIterator;
 
 /// A gallery image that a search found.
 #[pyclass(frozen, get_all, module = "lat_wgpu")]
@@ -67,6 +68,10 @@ impl Ranking {
 
     fn __len__(&self) -> usize {
         self.matches.len()
+    }
+
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
+        self.matches.clone().into_pyobject(py)?.try_iter()
     }
 
     fn __getitem__(&self, place: isize) -> PyResult<Match> {

@@ -10,42 +10,7 @@ import numpy
 import pytest
 
 import lat_wgpu
-
-PROGRAM = os.environ["LAT_PROGRAM"]
-DEMO = os.environ["LAT_DEMO"]
-
-
-@pytest.fixture(scope="session")
-def figures(tmp_path_factory):
-    """Synthetic images, sorted by path."""
-    folder = tmp_path_factory.mktemp("figures")
-    subprocess.run([PROGRAM, "synth", folder, "--persons", "4", "--cameras", "2", "--images", "1"], check=True)
-    return sorted(path for path in (folder / "bounding_box_test").iterdir() if path.suffix in (".png", ".jpg"))
-
-
-@pytest.fixture(scope="session")
-def expected(figures, tmp_path_factory):
-    """Embeddings of `lat-wgpu embed` for them: (N, D)."""
-    out = tmp_path_factory.mktemp("cli") / "out.npy"
-    subprocess.run([PROGRAM, "embed", "--model", DEMO, *figures, "--out", out], check=True)
-    return numpy.load(out)
-
-
-@pytest.fixture(scope="session")
-def model():
-    return lat_wgpu.Model.open(DEMO)
-
-
-@pytest.fixture(scope="session")
-def pixels(figures):
-    """The images as decoded by Pillow."""
-    image = pytest.importorskip("PIL.Image")
-    return [numpy.asarray(image.open(path).convert("RGB")) for path in figures]
-
-
-def same(found, expected):
-    assert found.dtype == numpy.float32 and found.shape == expected.shape
-    assert found.tobytes() == expected.tobytes()
+from conftest import DEMO, PROGRAM, same
 
 
 def test_facts(model, expected):
