@@ -279,12 +279,14 @@ impl Crowd {
         if self.lacks(Variation::Turns) {
             heading = 0.0;
         }
-        let crowded = !self.lacks(Variation::Occluders);
         let other = |moment: &mut Dice| {
             let looks = Looks::roll_layered(moment);
             (looks, Pose { heading: moment.roll(0.0, 1.0), phase: moment.roll(0.0, 1.0) })
         };
-        if crowded && moment.chance(0.15) {
+        // Random numbers are drawn for occluders also where these are left out, so that the rest stays.
+        let bare = |canvas: &Canvas| self.lacks(Variation::Occluders).then(|| canvas.clone());
+        let before = bare(&canvas);
+        if moment.chance(0.15) {
             // A person behind.
             let (looks, pose) = other(&mut moment);
             let aside = moment.choose(&[(1.0, -1.0), (1.0, 1.0)]) * moment.roll(0.25, 0.55);
@@ -292,18 +294,19 @@ impl Crowd {
             let view = View { feet, scale: scale * moment.roll(0.75, 0.92), ..view };
             person::draw(&mut canvas, &looks, pose, view, &self.noise, moment.roll(0.0, 60.0));
         }
+        canvas = before.unwrap_or(canvas);
         let dark = moment.roll(0.5, 0.85);
         let shadow = [feet[0] - street.light[0] * 0.16 * scale, feet[1] - 2.0];
         draw_shadow(&mut canvas, shadow, [0.2 * scale, (0.02 + 0.05 * street.above) * scale], dark);
         let pose = Pose { heading, phase: moment.roll(0.0, 1.0) };
         person::draw(&mut canvas, &self.looks(person), pose, view, &self.noise, moment.roll(0.0, 60.0));
+        let before = bare(&canvas);
         // A quarter of the images each time.
-        if crowded {
+        draw_obstacle(&mut canvas, &mut moment, view, &self.noise, other);
+        if moment.chance(0.35) {
             draw_obstacle(&mut canvas, &mut moment, view, &self.noise, other);
         }
-        if crowded && moment.chance(0.35) {
-            draw_obstacle(&mut canvas, &mut moment, view, &self.noise, other);
-        }
+        canvas = before.unwrap_or(canvas);
         if moment.chance(0.15) {
             // Movement.
             let across = sine(heading).abs() >= cosine(heading).abs();
