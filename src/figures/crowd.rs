@@ -124,7 +124,9 @@ impl FromStr for CrowdSize {
                     size.without = Some(found.ok_or_else(unknown)?.1);
                 }
                 _ => {
-                    return Err(refused(format!("{name} is unknown: persons, cameras, seed and without are")));
+                    return Err(refused(format!(
+                        "{name} is unknown: persons, cameras, seed and without are"
+                    )));
                 }
             }
         }
@@ -208,7 +210,8 @@ impl Crowd {
     pub fn new(size: CrowdSize) -> Crowd {
         let noise = Noise::new(size.seed);
         let place = |number| if size.without == Some(Variation::Cameras) { 0 } else { number };
-        let streets = (0..size.cameras).map(|number| Street::roll(size.seed, place(number), &noise)).collect();
+        let streets =
+            (0..size.cameras).map(|number| Street::roll(size.seed, place(number), &noise)).collect();
         Crowd { size, noise, streets }
     }
 
