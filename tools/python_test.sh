@@ -36,9 +36,9 @@ LAT_PROGRAM="$CARGO_TARGET_DIR/debug/lat-wgpu" LAT_DEMO="$PWD/weights/demo.safet
     "$environment/bin/python" -m pytest --quiet -p no:cacheprovider tools/python/tests
 
 photos="$(mktemp -d)"
-"$CARGO_TARGET_DIR/debug/lat-wgpu" synth "$photos" --persons 4 --cameras 2 --images 2 >"$photos/log"
-queries=("$photos/query/"*)
-"$environment/bin/python" examples/own_photos.py "$photos/bounding_box_test" "${queries[0]}" >"$photos/ranking"
+"$CARGO_TARGET_DIR/debug/lat-wgpu" synth "$photos/drawn" --persons 4 --cameras 2 --images 2 --quiet
+queries=("$photos/drawn/query/"*)
+"$environment/bin/python" examples/own_photos.py "$photos/drawn/bounding_box_test" "${queries[0]}" >"$photos/ranking"
 cat "$photos/ranking"
 # A line for the model, one for the photo, and its five matches.
 [ "$(wc -l <"$photos/ranking")" = 7 ]
