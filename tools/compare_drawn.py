@@ -66,7 +66,9 @@ def trained(options, row, seed):
             "--held-out", options.out / "held-out", "--out", scores, "--seed", seed,
         )  # fmt: skip
     scores = json.loads(scores.read_text())
-    of_sets = {name: list(scores[f"{name}_before"]["persons"].values()) for name in SETS}
+    # Of every person the queries, and the sums of average precision and of rank-1.
+    persons = {name: np.array(list(scores[f"{name}_before"]["persons"].values())) for name in SETS}
+    of_sets = {name: [[int(n), round(p, 2), int(f)] for n, p, f in each] for name, each in persons.items()}
     return {"row": row, "seed": seed, "minutes": scores["minutes"]} | of_sets
 
 
@@ -77,14 +79,15 @@ def means(sums):
 
 
 def table(results):
-    """Prints the rows, each over all of its seeds."""
+    """Prints the rows, each over all of its seeds. The first row is compared by the same seeds."""
     print("| training images | real R1 | mAP | difference | drawn R1 | mAP | difference |")
     print("|---|---|---|---|---|---|---|")
-    full = [result for result in results if result["row"] == "all"]
     for row in ROWS:
         of = [result for result in results if result["row"] == row]
         if not of:
             continue
+        seeds = {result["seed"] for result in of}
+        full = [result for result in results if result["row"] == "all" and result["seed"] in seeds]
         cells = [row]
         for name in SETS:
             ours, theirs = (np.sum([result[name] for result in each], 0) for each in (of, full))
@@ -113,7 +116,7 @@ def main():
     with ThreadPoolExecutor(options.jobs) as pool:
         for result in pool.map(lambda task: trained(options, *task), left):
             results.append(result)
-            lines = ",\n".join(json.dumps(result) for result in results)
+            lines = ",\n".join(json.dumps(result, separators=(",", ":")) for result in results)
             options.results.write_text(f"[\n{lines}\n]\n")
     table(results)
 
