@@ -9,6 +9,5 @@ pub mod hash;
 pub mod json;
 pub mod lock;
 pub mod onnx;
-pub mod varint;
 
 pub use dtype::Dtype;

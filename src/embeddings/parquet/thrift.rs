@@ -1,8 +1,6 @@
 //! Parses compact Thrift, the encoding of Parquet's footers and page headers, and checks the kind of every field. The
 //! Parquet library doesn't check.
 
-use crate::storage::varint;
-
 /// Largest nesting of structs, lists and schema groups. Parquet's structs need eight levels, our schema four.
 pub(super) const MAX_DEPTH: usize = 64;
 
@@ -50,7 +48,7 @@ impl Value {
             }
             kind::DOUBLE => 8,
             kind::BYTES => {
-                let length = usize::try_from(varint::read(bytes)?).ok()?;
+                let length = usize::try_from(varint(bytes)?).ok()?;
                 number = length as i64;
                 length
             }
@@ -65,7 +63,7 @@ impl Value {
     fn take_list(bytes: &mut &[u8], depth: usize) -> Option<Value> {
         let head = *bytes.split_off_first()?;
         let (count, kind) = (head >> 4, head & 15);
-        let count = if count == 15 { varint::read(bytes)? } else { count.into() };
+        let count = if count == 15 { varint(bytes)? } else { count.into() };
         if count > 0 && matches!(kind, kind::FLAG | 2) {
             return None;
         }
@@ -123,9 +121,22 @@ impl Value {
 /// Reads a zigzag integer (0, −1, 1, −2 …) of at most `bits` bits; `None` if it is longer, as the library would
 /// truncate it.
 fn integer(bytes: &mut &[u8], bits: u32) -> Option<i64> {
-    let zigzag = varint::read(bytes)?;
+    let zigzag = varint(bytes)?;
     let number = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
     (number >> (bits - 1) == number >> 63).then_some(number)
+}
+
+/// Reads an unsigned integer: seven bits per byte, the lowest first.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.split_off_first()?;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 /// The form that the format requires of a value.
@@ -244,6 +255,18 @@ mod tests {
             assert!(Value::take_struct(&mut &bytes[..end]).is_none(), "cut off after {end} bytes");
         }
         Some(value)
+    }
+
+    #[test]
+    fn integers_end_at_a_byte_without_the_highest_bit() {
+        let largest = [&[0xff; 9][..], &[1]].concat();
+        for (bytes, number) in [(&[0][..], 0), (&[127], 127), (&[0xac, 0x02], 300), (&largest, u64::MAX)] {
+            let longer = [bytes, &[7]].concat();
+            let mut rest = &longer[..];
+            assert_eq!((varint(&mut rest), rest), (Some(number), &[7][..]));
+            assert_eq!(varint(&mut &bytes[..bytes.len() - 1]), None);
+        }
+        assert_eq!(varint(&mut &[0xff; 12][..]), None);
     }
 
     #[test]
