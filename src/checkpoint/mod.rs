@@ -58,6 +58,14 @@ pub struct HostTensor {
     pub data: Vec<f32>,
 }
 
+/// Transposes a row-major matrix of `columns` columns.
+///
+/// # Panics
+/// If there are fewer values than columns.
+pub fn transpose<T: Copy>(values: &[T], columns: usize) -> Vec<T> {
+    (0..columns).flat_map(|column| values[column..].iter().step_by(columns).copied()).collect()
+}
+
 /// A network from a file: complete, with correct shapes and finite values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {

@@ -3,7 +3,7 @@
 //! The graph uses operator set 17, which ONNX Runtime supports since 1.12. Its formulas are those of the kernels, written
 //! as matrix products, norms and softmaxes. In shapes, 0 copies the batch dimension, which is free.
 
-use crate::checkpoint::{self, HostTensor, Network, STATISTICS_DEVIATION, STATISTICS_MEAN};
+use crate::checkpoint::{self, HostTensor, Network, STATISTICS_DEVIATION, STATISTICS_MEAN, transpose};
 use crate::embeddings::Dtype;
 use crate::error::{Error, Result};
 use crate::images::preprocess::bicubic_matrix;
@@ -133,6 +133,11 @@ fn float(name: &str, f: f32) -> Attribute {
     Attribute { name: name.to_string(), f, r#type: 1, ..Attribute::default() }
 }
 
+/// The factors w / √(σ² + ε) of a BatchNorm with its running variance.
+fn batchnorm_scale(weight: &[f32], var: &[f32]) -> Vec<f32> {
+    weight.iter().zip(var).map(|(w, v)| w / (v + BATCHNORM_EPS).sqrt()).collect()
+}
+
 /// The graph of a network. Methods add nodes and constants, and return the name of the result.
 struct Vit<'a> {
     source: &'a Path,
@@ -208,11 +213,7 @@ impl Vit<'_> {
     fn weight(&mut self, name: &str) -> Result<String> {
         let HostTensor { shape, data } = self.tensor(name).cloned().unwrap_or_else(|| unreachable!("{name}"));
         match shape[..] {
-            [rows, columns] => {
-                let transposed: Vec<f32> =
-                    (0..columns).flat_map(|c| data.iter().skip(c).step_by(columns)).copied().collect();
-                self.stored(name, &[columns, rows], &transposed)
-            }
+            [rows, columns] => self.stored(name, &[columns, rows], &transpose(&data, columns)),
             _ => self.stored(name, &shape, &data),
         }
     }
@@ -310,7 +311,7 @@ impl Vit<'_> {
         let (theta, bias) = (of("reatten_matrix.weight"), of("reatten_matrix.bias"));
         let (mean, var) = (of("var_norm.running_mean"), of("var_norm.running_var"));
         let (weight, shift) = (of("var_norm.weight"), of("var_norm.bias"));
-        let scale: Vec<f32> = weight.iter().zip(var).map(|(w, v)| w / (v + BATCHNORM_EPS).sqrt()).collect();
+        let scale = batchnorm_scale(weight, var);
         let matrix: Vec<f32> = theta.iter().enumerate().map(|(i, t)| t * scale[i / heads]).collect();
         let offset: Vec<f32> = (0..heads).map(|h| scale[h] * (bias[h] - mean[h]) + shift[h]).collect();
         let matrix = self.floats(&format!("{name}.mix"), &[heads, heads], &matrix);
@@ -357,10 +358,8 @@ impl Vit<'_> {
     fn resize(&mut self, x: &str, from: ImageSize, to: ImageSize) -> String {
         let rows = bicubic_matrix(from.height, to.height);
         let rows = self.floats("resize.rows", &[to.height, from.height], &rows);
-        let weights = bicubic_matrix(from.width, to.width);
-        let transposed: Vec<f32> =
-            (0..from.width).flat_map(|c| weights.iter().skip(c).step_by(from.width)).copied().collect();
-        let columns = self.floats("resize.columns", &[from.width, to.width], &transposed);
+        let columns = transpose(&bicubic_matrix(from.width, to.width), from.width);
+        let columns = self.floats("resize.columns", &[from.width, to.width], &columns);
         let low = self.node("MatMul", &[&rows, x], vec![]);
         let small = self.node("MatMul", &[&low, &columns], vec![]);
         let [least, most] = [0.0, 1.0].map(|value| self.scalar(value));
@@ -465,7 +464,7 @@ impl Vit<'_> {
             (0..parts).flat_map(|part| self.values(&format!("heads.{part}.bn.{name}"))).copied().collect()
         };
         let (weight, mean, var) = (read("weight"), read("running_mean"), read("running_var"));
-        let scale: Vec<f32> = weight.iter().zip(var).map(|(w, v)| w / (v + BATCHNORM_EPS).sqrt()).collect();
+        let scale = batchnorm_scale(&weight, &var);
         let mean = self.floats("bn.mean", &[parts, dim], &mean);
         let scale = self.floats("bn.scale", &[parts, dim], &scale);
         let centred = self.node("Sub", &[x, &mean], vec![]);

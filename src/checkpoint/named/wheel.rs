@@ -3,7 +3,7 @@
 use super::onnx::Onnx;
 use super::{Packaged, Weights};
 use crate::checkpoint::pytorch::archive;
-use crate::checkpoint::{HostTensor, save};
+use crate::checkpoint::{HostTensor, save, transpose};
 use crate::error::{Error, Result};
 use crate::storage::entry::Entry;
 use serde_json::json;
@@ -58,11 +58,6 @@ pub(super) fn convert(package: &Packaged, archive: &Path, target: &Path) -> Resu
 /// A tensor, with the shape that its values must have.
 fn tensor(shape: &[usize], data: Vec<f32>) -> HostTensor {
     HostTensor { shape: shape.to_vec(), data }
-}
-
-/// Transposes a row-major matrix of `columns` columns.
-fn transpose<T: Copy>(values: &[T], columns: usize) -> Vec<T> {
-    (0..columns).flat_map(|column| values[column..].iter().step_by(columns).copied()).collect()
 }
 
 /// Multiplies row i of a matrix or a vector by `factors[i]`.
