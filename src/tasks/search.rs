@@ -9,7 +9,6 @@ use crate::embeddings::rows::{Rows, Selected, Stacked};
 use crate::error::{Error, Result};
 use crate::gpu::{Context, ContextOptions};
 use crate::images::decode::Rgb;
-use crate::images::preprocess::resize_bicubic;
 use crate::images::walk::{Image, LeftOut};
 use crate::observer::{Observer, Stage};
 use crate::retrieval::combined::{Expanded, ExpansionOptions};
@@ -194,17 +193,16 @@ impl<'s> Searcher<'s> {
         Ok(searcher)
     }
 
-    /// Finds the `top` gallery images nearest to an image of any size. `name` is the query's name in the result.
+    /// Finds the `top` gallery images nearest to an image of the input size. `name` is the query's name in the result.
     ///
     /// # Errors
     /// [`Error::Data`] if the network has a camera embedding and the request no camera; those of the adapter and the
     /// gallery.
     pub fn search(&mut self, name: &str, image: &Rgb, top: usize) -> Result<Found> {
-        let Request { network, verdicts, .. } = self.request;
-        let embedding = self.embed(&[&resize_bicubic(image, network.config.image)])?;
+        let embedding = self.embed(&[image])?;
         self.query.set(embedding);
         let list = self.nearest(top)?;
-        let mut found = Found::new(*verdicts, self.selected, self.context);
+        let mut found = Found::new(self.request.verdicts, self.selected, self.context);
         found.add(name, Path::new(""), &list, self.gallery, self.selected);
         Ok(found)
     }

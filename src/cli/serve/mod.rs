@@ -22,7 +22,7 @@ use crate::images::decode::{DecodeOptions, Rgb};
 use crate::kernels::topk::MAX_K;
 use crate::retry::retry;
 use crate::tasks::embed::ImageOptions;
-use crate::tasks::search::{Found, Query, Request, Searcher, verdicts};
+use crate::tasks::search::{Query, Request, Searcher, verdicts};
 use axum::http::StatusCode;
 use clap::Args;
 use connections::Limits;
@@ -222,24 +222,17 @@ impl Queue {
             let taken = match self.unanswered.front() {
                 None => continue,
                 Some(Job::Search { image, top, .. }) => {
-                    let found = searcher.search(POSTED, image, *top);
-                    self.search_answered(found)?;
+                    let found = reply(searcher.search(POSTED, image, *top))?;
+                    if let Some(Job::Search { answer, .. }) = self.unanswered.pop_front() {
+                        // Fails if the client has hung up.
+                        let _ = answer.send(found.map(|found| found.json()));
+                    }
                     1
                 }
                 Some(Job::Embed { .. }) => self.embed(searcher)?,
             };
             self.answered += taken;
         }
-    }
-
-    /// Answers the search in front.
-    fn search_answered(&mut self, found: Result<Found>) -> Result<()> {
-        let reply = reply(found)?;
-        if let Some(Job::Search { answer, .. }) = self.unanswered.pop_front() {
-            // Fails if the client has hung up.
-            let _ = answer.send(reply.map(|found| found.json()));
-        }
-        Ok(())
     }
 
     /// Embeds the images of all jobs that wait for it. Returns their number.
