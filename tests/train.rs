@@ -101,6 +101,11 @@ fn bnneck_trains_resumes_and_embeds_on_either_side() {
     let export = ["export", "--model", "after/best.safetensors", "--to", "timm", "--backbone-only"];
     expect(0, here, &[&export[..], &["--out", "plain.safetensors"]].concat());
     assert_eq!(embed("plain.safetensors", "plain.npy"), after);
+    // A run that begins with the model keeps its BatchNorm.
+    let again =
+        ["--backbone", "plain.safetensors", "--head-embed", "after", "--out", "again", "--max-steps", "0"];
+    run(&again);
+    assert_eq!(embed("again/last.safetensors", "again.npy"), after);
 
     let (_, refused) = expect(
         2,

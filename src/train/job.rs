@@ -194,7 +194,7 @@ impl Job {
             &mut network.classifiers,
             init_classifiers(config.data.seed, parts, dim, kind, set.classes.len()),
         );
-        if clusters {
+        if kind == ClassifierKind::Bnneck {
             // The model's own BatchNorm, if it has one.
             for (name, tensor) in stored.into_iter().filter(|(name, _)| name.contains(".bn.")) {
                 let fits = |own: &&mut HostTensor| own.shape == tensor.shape;
