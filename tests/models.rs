@@ -611,7 +611,7 @@ fn names_and_paths_are_kept_apart() {
     assert!(stdout.contains("width 32"), "{stdout}");
     for (name, code, words) in [
         ("person-x", 2, "person-x: there is no such file, and no model of this name"),
-        ("person-x", 2, "the names are person-s, demo, dinov2-s14, clip-b16, and hf:OWNER/NAME"),
+        ("person-x", 2, "the names are person-s, demo, dinov2-s14, clip-b16, person-m, and hf:OWNER/NAME"),
         ("none.safetensors", 1, "hint: check the path"),
         ("./demo.safetensors", 1, "hint: there is a model of this name, which needs no path: demo"),
         ("hf:../../secret", 2, "expected hf:OWNER/NAME"),
@@ -634,6 +634,7 @@ fn the_list_has_every_model() {
         "person-s, the default\n",
         "dinov2-s14\n",
         "not downloaded: 90.2 MB",
+        "not built: lat-wgpu models build person-m",
         "Apache-2.0",
         "trained on",
         "R1 15.9",
@@ -643,7 +644,7 @@ fn the_list_has_every_model() {
     finish(0, &mut lat(here, &["models", "--json", "l.json"]));
     let list: Value = serde_json::from_str(&fs::read_to_string(here.join("l.json")).unwrap()).unwrap();
     let names: Vec<&str> = list.as_array().unwrap().iter().filter_map(|row| row["name"].as_str()).collect();
-    assert_eq!(names, ["person-s", "demo", "dinov2-s14", "clip-b16"]);
+    assert_eq!(names, ["person-s", "demo", "dinov2-s14", "clip-b16", "person-m"]);
     assert_eq!((&list[0]["state"], &list[0]["default"]), (&"bundled".into(), &true.into()));
     assert_eq!((&list[2]["state"], &list[2]["bytes"]), (&"missing".into(), &86_492_528.into()));
     // A file in the cache is found, whoever put it there.
@@ -652,4 +653,46 @@ fn the_list_has_every_model() {
     let (text, _) = finish(0, &mut lat(here, &["models"]));
     assert!(text.contains("cache/models/dinov2-s14.safetensors"), "{text}");
     finish(0, &mut lat(here, &["inspect", "dinov2-s14", "--heads", "2", "--offline"]));
+}
+
+#[test]
+fn a_model_is_built_by_its_recipe() {
+    let folder = folder();
+    let here = folder.path();
+    let (_, stderr) = finish(2, &mut lat(here, &["models", "build", "person-s"]));
+    assert!(stderr.contains("no recipe has this name; there is one for person-m"), "{stderr}");
+    let (_, stderr) = finish(1, &mut lat(here, &["inspect", "person-m"]));
+    assert!(
+        stderr.contains("person-m is not built yet") && stderr.contains("models build person-m"),
+        "{stderr}"
+    );
+    let (_, stderr) = finish(1, &mut lat(here, &["models", "build", "person-m", "--offline"]));
+    assert!(stderr.contains("dinov2-s14 is not in the cache"), "{stderr}");
+
+    fs::create_dir_all(here.join("cache/models")).unwrap();
+    fs::copy(TINY, here.join("cache/models/dinov2-s14.safetensors")).unwrap();
+    let changed = [
+        "model.heads=2",
+        "model.size=32x16",
+        "data.dir=synth:persons=16,cameras=8,seed=1",
+        "schedule.first_unfreeze=1",
+        "schedule.unfreeze_every=3",
+        "schedule.epochs=3",
+    ];
+    let build = |more: &[&str]| {
+        let mut command = lat(here, &["models", "build", "person-m"]);
+        command.args(changed.iter().chain(more).flat_map(|key| ["--set", key]));
+        finish(0, &mut command)
+    };
+    let (place, stderr) = build(&["schedule.max_steps=1"]);
+    assert!(
+        place.trim().ends_with("person-m.run") && stderr.contains("the same command continues"),
+        "{stderr}"
+    );
+    let (place, stderr) = build(&[]);
+    assert!(place.trim().ends_with("cache/models/person-m.safetensors"), "{place}{stderr}");
+    let (text, _) = finish(0, &mut lat(here, &["inspect", "person-m"]));
+    assert!(text.contains("32"), "{text}");
+    let (again, stderr) = build(&[]);
+    assert!(again == place && stderr.contains("is built already"), "{stderr}");
 }

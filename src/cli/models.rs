@@ -1,15 +1,22 @@
-//! `lat-wgpu models`: lists the models that have names, and downloads them.
+//! `lat-wgpu models`: lists the models that have names, downloads them, and trains those that have a recipe.
 
+use super::OFFLINE;
+use super::arguments::bytes;
 use super::json;
 use super::open;
 use super::paths::Paths;
+use super::progress::Progress;
+use super::signals::Signals;
+use super::train::about_training;
 use crate::checkpoint::named::{DEFAULT, MODELS, Origin};
 use crate::error::Result;
+use crate::tasks::models::build::Build;
 use crate::tasks::models::{self, State};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 /// `lat-wgpu models`.
 #[derive(Debug, Args)]
@@ -26,6 +33,8 @@ pub struct ModelsArguments {
 pub enum ModelsAction {
     /// Download models into the cache, and print their files
     Fetch(FetchArguments),
+    /// Train a model by its recipe, on drawn persons, and store it in the cache
+    Build(BuildArguments),
 }
 
 /// `lat-wgpu models fetch`.
@@ -36,12 +45,40 @@ pub struct FetchArguments {
     pub names: Vec<PathBuf>,
 }
 
+/// `lat-wgpu models build`.
+#[derive(Debug, Args)]
+pub struct BuildArguments {
+    /// The model: person-m
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Changes one key of the recipe, such as device.precision=f16; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Limit of device memory, such as 800M or 4G; a run that needs more is an error [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory: Option<u64>,
+}
+
+fn build(arguments: &BuildArguments) -> Result<ExitCode> {
+    let BuildArguments { name, set, memory } = arguments;
+    let progress = Progress::new(Some(Signals::listen()?));
+    let offline = OFFLINE.load(Ordering::Relaxed);
+    let built = models::build::build(&Build { name, set: set.clone(), offline, memory: *memory }, &progress);
+    progress.finish();
+    println!("{}", built.map_err(about_training)?.display());
+    Ok(ExitCode::SUCCESS)
+}
+
 pub fn run(arguments: &ModelsArguments) -> Result<ExitCode> {
-    if let Some(ModelsAction::Fetch(FetchArguments { names })) = &arguments.action {
-        for name in names {
-            println!("{}", open::model(Some(name))?.display());
+    match &arguments.action {
+        Some(ModelsAction::Fetch(FetchArguments { names })) => {
+            for name in names {
+                println!("{}", open::model(Some(name))?.display());
+            }
+            return Ok(ExitCode::SUCCESS);
         }
-        return Ok(ExitCode::SUCCESS);
+        Some(ModelsAction::Build(arguments)) => return build(arguments),
+        None => {}
     }
     Paths::new().writes("--json", &arguments.json).check()?;
     let rows = rows();
@@ -117,12 +154,8 @@ fn text(rows: &[Row]) -> String {
         let place = match (&row.state, row.download) {
             (State::Bundled, _) => "bundled".to_string(),
             (State::Stored(file), _) => file.display().to_string(),
-            (State::Missing, bytes) => {
-                format!(
-                    "not downloaded{}",
-                    bytes.map_or(String::new(), |bytes| format!(": {}", megabytes(bytes)))
-                )
-            }
+            (State::Missing, None) => format!("not built: lat-wgpu models build {}", row.name),
+            (State::Missing, Some(bytes)) => format!("not downloaded: {}", megabytes(bytes)),
         };
         text.push_str(&format!("{}{default}\n", row.name));
         let size = row.bytes.map_or(String::new(), megabytes);

