@@ -27,7 +27,7 @@ use crate::tasks::search::{Match, Verdicts, check_fits, check_weights, matches, 
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ModelOptions {
-    /// Part of an adapter's name, in any case. `None`: the environment's `LAT_ADAPTER`, else the best adapter.
+    /// An adapter's index, or a part of its name in any case. `None`: the environment's `LAT_ADAPTER`, else the best adapter.
     pub adapter: Option<String>,
     /// Storage of weights and activations; sums are f32 with either.
     pub precision: Precision,

@@ -95,6 +95,17 @@ pub enum Error {
         /// Names of the images in the batch.
         images: String,
     },
+    /// The failure of one of several ranks.
+    #[cfg(feature = "mpi")]
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// The rank.
+        rank: usize,
+        /// Its error.
+        message: String,
+        /// Its exit code.
+        code: u8,
+    },
     /// Work that needs more memory, or larger bindings, than the adapter has.
     #[error("{0}")]
     TooLarge(String),
@@ -122,7 +133,7 @@ impl From<gpu::Error> for Error {
                 "install a Vulkan driver (Debian and Ubuntu: apt install mesa-vulkan-drivers)"
             }
             gpu::Error::UnknownAdapter { .. } => {
-                "--adapter and LAT_ADAPTER take any part of such a name; without them the best adapter is used"
+                "--adapter and LAT_ADAPTER take an index of this list or any part of a name; without them the best adapter is used"
             }
             gpu::Error::Failed(_) => {
                 "`lat-wgpu info` lists the adapters; LAT_ADAPTER=NAME selects another one"
@@ -196,6 +207,11 @@ impl Error {
         line
     }
 
+    /// Returns whether a signal stopped the work, of this process or of another rank.
+    pub fn is_interruption(&self) -> bool {
+        self.exit_code() > 128
+    }
+
     /// Returns whether the same work may succeed after the adapter is opened again.
     pub fn may_pass(&self) -> bool {
         matches!(self.plain(), Error::Gpu(gpu::Error::Lost(_))) || self.is_out_of_memory()
@@ -233,6 +249,8 @@ impl Error {
         match self.plain() {
             Error::Usage(_) => 2,
             Error::Interrupted { signal, .. } => 128 + signal,
+            #[cfg(feature = "mpi")]
+            Error::Rank { code, .. } => *code,
             _ => 1,
         }
     }

@@ -53,6 +53,8 @@ pub mod gpu;
 pub mod error;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod observer;
+#[cfg_attr(not(internals), doc(hidden))]
+pub mod ranks;
 pub(crate) mod retry;
 #[cfg_attr(not(internals), doc(hidden))]
 pub mod rng;

@@ -402,3 +402,14 @@ fn quiet_prints_errors_only() {
     assert!(stderr.starts_with("error: ") && stderr.contains("not empty"), "{stderr}");
     expect(2, here, &["info", "-q", "-v"]);
 }
+
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn processes_that_work_alone_are_not_started_together() {
+    let folder = crops(2);
+    let train = ["train", "--backbone", TINY, "--heads", "2", "--data", "crops", "--out", "run"];
+    let (_, stderr) = finish(2, program(folder.path(), &train).env("OMPI_COMM_WORLD_SIZE", "4"));
+    assert!(stderr.contains("4 processes were started together"), "{stderr}");
+    assert!(stderr.contains("hint: ") && stderr.contains("--features mpi"), "{stderr}");
+    assert!(!folder.path().join("run").exists());
+}

@@ -56,7 +56,7 @@ fn clusters_of_galleries_equal_those_of_scikit_learn() {
         let options = JaccardOptions { k1: count("k1"), k2: count("k2") };
         let stage = Stage::new(&(), "", 0, "");
         let mut original = Neighbours::new(context(), &embeddings, &embeddings, 64 << 20).unwrap();
-        let distances = Jaccard::new(&mut original, options, &stage).unwrap();
+        let distances = Jaccard::new(&mut original, options, None, &stage).unwrap();
         let mut largest: f64 = 0.0;
         for (image, wanted) in wanted.iter().enumerate() {
             let row = distances.row(image);

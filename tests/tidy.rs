@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Layers from the bottom: a module imports from layers below its own.
 const LAYERS: [&[&str]; 10] = [
     &["gpu"],
-    &["error", "observer", "retry", "rng", "shape"],
+    &["error", "observer", "ranks", "retry", "rng", "shape"],
     &["images", "storage", "figures"],
     &["kernels", "datasets", "report", "plot"],
     &["layers", "checkpoint", "embeddings", "cases"],
@@ -20,12 +20,13 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Imports within a layer, as (from, to).
-const SIDEWAYS: [(&str, &str); 8] = [
+const SIDEWAYS: [(&str, &str); 9] = [
     ("images", "storage"),
     ("figures", "storage"),
     ("shape", "error"),
     ("rng", "error"),
     ("observer", "error"),
+    ("ranks", "error"),
     ("retry", "error"),
     ("retry", "observer"),
     ("report", "plot"),

@@ -208,6 +208,7 @@ impl Run<'_> {
                 trainable_params: schedule.stage(epoch).first_open as u64,
                 images_per_s: 1.0,
                 gpu_bytes: 0,
+                ranks: None,
                 loss_scale: None,
                 skipped: false,
             };

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::images::decode::DecodeOptions;
 use crate::images::walk::Listing;
 use crate::observer::Observer;
+use crate::ranks::Ranks;
 use crate::shape::CameraStatistics;
 use crate::tasks::adapt::{Adapted, Request, adapt, take_parts, with_clusters};
 use crate::tasks::embed::ImageOptions;
@@ -114,17 +115,21 @@ pub fn run(Training { arguments, mut layers }: Training<AdaptArguments>) -> Resu
     for (key, path) in paths {
         layers.flags.extend(path.iter().map(|path| (key.to_string(), path.to_string_lossy().into_owned())));
     }
-    let mut layers = with_clusters(layers);
-    let mut missing = Vec::new();
-    if !run.resume {
-        let config = Config::resolve(&layers)?;
-        missing.extend(config.cluster.images.is_none().then_some("--images"));
-        if config.model.backbone.is_none() {
-            let file = model.file()?.to_string_lossy().into_owned();
-            layers.base.push(("model.backbone".to_string(), file));
+    let resume = run.resume;
+    let begin = || {
+        let mut layers = with_clusters(layers);
+        let mut missing = Vec::new();
+        if !resume {
+            let config = Config::resolve(&layers)?;
+            missing.extend(config.cluster.images.is_none().then_some("--images"));
+            if config.model.backbone.is_none() {
+                let file = model.file()?.to_string_lossy().into_owned();
+                layers.base.push(("model.backbone".to_string(), file));
+            }
         }
-    }
-    go("adapt", missing, out, run, layers, take_parts)
+        Ok((missing, layers))
+    };
+    go("adapt", begin, out, run, take_parts)
 }
 
 /// Stores the statistics of the cameras in a model.
@@ -135,6 +140,10 @@ fn with_statistics(arguments: &AdaptArguments, layers: &Layers) -> Result<ExitCo
             flags.into_iter().filter(|(_, path)| path.is_none()).map(|(flag, _)| flag).collect();
         return Err(Error::Usage(format!("missing {}", missing.join(", "))));
     };
+    if let Some(ranks) = Ranks::join()? {
+        let alone = "--statistics-only is the work of one process: start it without mpirun";
+        return if ranks.rank() == 0 { Err(Error::Usage(alone.to_string())) } else { Ok(ExitCode::SUCCESS) };
+    }
     let model = &arguments.model.file()?;
     let paths = Paths::new().writes("--json", &arguments.json);
     let progress = Progress::new(Some(Signals::listen()?));

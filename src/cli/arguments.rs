@@ -222,7 +222,7 @@ pub struct MemoryArgument {
 /// The adapter that a command runs on.
 #[derive(Debug, Args)]
 pub struct AdapterArgument {
-    /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
+    /// Index of the adapter, or a part of its name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one]
     #[arg(long, value_name = "NAME")]
     pub adapter: Option<String>,
 }

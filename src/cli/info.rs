@@ -31,9 +31,11 @@ pub fn run(arguments: &InfoArguments) -> Result<ExitCode> {
     }
     if arguments.json.is_none() {
         for (i, adapter) in adapters.iter().enumerate() {
-            print(if i == 0 { "*" } else { " " }, adapter, &options);
+            print(&format!("{} {i}:", if i == 0 { "*" } else { " " }), adapter, &options);
         }
-        println!("* is the default; --adapter NAME or LAT_ADAPTER=NAME selects another adapter");
+        println!(
+            "* is the default; --adapter or LAT_ADAPTER selects another one by its index or a part of its name"
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

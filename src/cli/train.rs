@@ -1,5 +1,6 @@
 //! `lat-wgpu train`: fine-tune a backbone into a re-identification model.
 
+use super::QUIET;
 use super::arguments::{SetArguments, Training, Trains, bytes};
 use super::open;
 use super::paths::{Paths, same};
@@ -12,6 +13,7 @@ use crate::datasets::cameras::Cameras;
 use crate::error::{Error, Result};
 use crate::figures::CrowdSize;
 use crate::observer::{Follower, Observer};
+use crate::ranks::Ranks;
 use crate::storage::lock;
 use crate::tasks::train::train;
 use crate::train::config::{ClusterConfig, Config, Layers, Preset, keys};
@@ -22,7 +24,8 @@ use clap::Args;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// `lat-wgpu train`.
 ///
@@ -80,55 +83,92 @@ pub fn run(Training { arguments, layers }: Training<TrainArguments>) -> Result<E
         let _ = std::io::stdout().lock().write_all(list_of_presets().as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
-    let mut missing = Vec::new();
-    if !arguments.run.resume {
-        let config = Config::resolve(&layers)?;
-        missing.extend(config.model.backbone.is_none().then_some("--backbone"));
-        missing.extend(config.data.dir.is_none().then_some("--data"));
-    }
-    go("train", missing, arguments.out, arguments.run, layers, |layers, _| Ok(layers))
+    let resume = arguments.run.resume;
+    let begin = || {
+        let mut missing = Vec::new();
+        if !resume {
+            let config = Config::resolve(&layers)?;
+            missing.extend(config.model.backbone.is_none().then_some("--backbone"));
+            missing.extend(config.data.dir.is_none().then_some("--data"));
+        }
+        Ok((missing, layers))
+    };
+    go("train", begin, arguments.out, arguments.run, |layers, _| Ok(layers))
 }
 
-/// Begins or resumes a run, or describes it. `command` is the user's, `missing` are flags without which it can't begin.
-/// `complete` adds keys that depend on the contents of files.
+/// Begins or resumes a run, or describes it. `command` is the user's. `begin` returns the flags without which it can't
+/// begin, and the configuration. `complete` adds keys that depend on the contents of files. Of several ranks, the first
+/// one prints.
 ///
 /// # Errors
 /// Those of [`train`]; `Usage` with all that is missing.
 pub(super) fn go(
     command: &str,
-    mut missing: Vec<&str>,
+    begin: impl FnOnce() -> Result<(Vec<&'static str>, Layers)>,
     out: Option<PathBuf>,
     arguments: RunArguments,
-    layers: Layers,
     complete: impl FnOnce(Layers, &dyn Observer) -> Result<Layers>,
 ) -> Result<ExitCode> {
-    missing.extend((out.is_none() && !arguments.dry_run).then_some("--out"));
+    let ranks = Ranks::join()?.map(Arc::new);
+    if !Ranks::is_first(ranks.as_deref()) {
+        QUIET.store(true, Ordering::Relaxed);
+    }
+    let dry_run = arguments.dry_run;
+    let prepared = prepare(begin, out, arguments, complete, ranks.clone());
+    let done = Ranks::agree(ranks.as_deref(), prepared).and_then(|(request, progress)| {
+        if dry_run {
+            let forecast = forecast::forecast(&request.layers, request.memory, &progress);
+            print_forecast(&forecast.map_err(about_training)?);
+            return Ok(());
+        }
+        let done = train(&request, &progress);
+        progress.finish();
+        print_summary(command, &done.map_err(about_training)?);
+        Ok(())
+    });
+    match (done, ranks) {
+        (Err(error), Some(ranks)) if !ranks.is_known(&error) => {
+            errorln!("error: rank {}: {}", ranks.rank(), error.with_causes());
+            ranks.abort(error.exit_code())
+        }
+        (Err(_), Some(ranks)) if ranks.rank() > 0 => Ok(ExitCode::SUCCESS),
+        (done, _) => done.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Checks the arguments of a run and its paths.
+fn prepare(
+    begin: impl FnOnce() -> Result<(Vec<&'static str>, Layers)>,
+    out: Option<PathBuf>,
+    arguments: RunArguments,
+    complete: impl FnOnce(Layers, &dyn Observer) -> Result<Layers>,
+    ranks: Option<Arc<Ranks>>,
+) -> Result<(Request, Progress)> {
+    let RunArguments { resume, memory, dry_run, profile, .. } = arguments;
+    if ranks.is_some() && (dry_run || profile.is_some()) {
+        return Err(Error::Usage(
+            "--dry-run and --profile measure one process: start it without mpirun, with --micro-batch for its share"
+                .to_string(),
+        ));
+    }
+    let (mut missing, layers) = begin()?;
+    missing.extend((out.is_none() && !dry_run).then_some("--out"));
     if !missing.is_empty() {
         return Err(Error::Usage(format!("missing {}", missing.join(", "))));
     }
     let layers = open::backbone(layers)?;
-    let completed = |layers, progress: &Progress| complete(layers, progress).map_err(open::about_tensors);
     let mut progress = Progress::new(Some(Signals::listen()?));
-    let trace = arguments.profile.as_ref().zip(out.as_ref());
-    let trace = trace.map(|(file, out)| file.clone().unwrap_or_else(|| out.join(TRACE)));
+    let trace = profile.zip(out.as_ref());
+    let trace = trace.map(|(file, out)| file.unwrap_or_else(|| out.join(TRACE)));
     progress.profiles = trace.clone().map(Profiles::new).map(Mutex::new);
-    let out = match &out {
-        Some(out) if !arguments.dry_run => out.clone(),
-        _ => {
-            let forecast = forecast::forecast(&completed(layers, &progress)?, arguments.memory, &progress);
-            print_forecast(&forecast.map_err(about_training)?);
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    let paths = run_paths(Paths::new(), &out, arguments.resume, &layers, trainer::is_own)?;
-    paths.writes("--profile", &trace).check()?;
-    let layers = completed(layers, &progress)?;
-    let request =
-        Request { out, resume: arguments.resume, memory: arguments.memory, layers, profile: trace.is_some() };
-    let done = train(&request, &progress);
-    progress.finish();
-    print_summary(command, &done.map_err(about_training)?);
-    Ok(ExitCode::SUCCESS)
+    let out = out.filter(|_| !dry_run);
+    if let Some(out) = &out {
+        let paths = run_paths(Paths::new(), out, resume, &layers, trainer::is_own)?;
+        paths.writes("--profile", &trace).check()?;
+    }
+    let layers = complete(layers, &progress).map_err(open::about_tensors)?;
+    let out = out.unwrap_or_default();
+    Ok((Request { out, resume, memory, layers, profile: trace.is_some(), ranks }, progress))
 }
 
 /// Describes each preset: the recipe, its published scores, and the keys in which it differs from the default preset.

@@ -131,6 +131,35 @@ pub(super) fn enumerate() -> Vec<wgpu::Adapter> {
     found
 }
 
+/// Returns the adapter of an index or of a part of a name; the first one without either. Of several that are alike, it
+/// is the one for the process of this number.
+pub(super) fn choose<'a>(
+    found: &'a [wgpu::Adapter],
+    wanted: Option<&str>,
+    local_rank: usize,
+) -> Option<&'a wgpu::Adapter> {
+    let described = found.iter().map(|adapter| {
+        let info = adapter.get_info();
+        (info.name.to_lowercase(), format!("{} {:?}", info.backend, info.device_type))
+    });
+    let names: Vec<(String, String)> = described.collect();
+    chosen(&names, wanted, local_rank).map(|index| &found[index])
+}
+
+/// Returns the index of the adapter that [`choose`] takes, given names and kinds.
+fn chosen(found: &[(String, String)], wanted: Option<&str>, local_rank: usize) -> Option<usize> {
+    let index = wanted.and_then(|text| text.parse().ok()).filter(|&index| index < found.len());
+    if index.is_some() {
+        return index;
+    }
+    let wanted = wanted.unwrap_or_default().to_lowercase();
+    let named = |(_, (name, _)): &(usize, &(String, String))| name.contains(&wanted);
+    let first = found.iter().enumerate().find(named)?;
+    let alike = |other: &(usize, &(String, String))| named(other) && other.1.1 == first.1.1;
+    let alike: Vec<usize> = found.iter().enumerate().filter(alike).map(|(index, _)| index).collect();
+    Some(alike[local_rank % alike.len()])
+}
+
 fn enumerate_with(shader_compiler: wgpu::Dx12Compiler) -> Vec<wgpu::Adapter> {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     let dx12 = wgpu::Dx12BackendOptions { shader_compiler, ..Default::default() };
@@ -260,6 +289,26 @@ pub(super) mod tests {
             max_invocations: 256,
             shader_compiler: None,
         }
+    }
+
+    #[test]
+    fn processes_of_a_machine_take_one_adapter_each() {
+        let found: Vec<(String, String)> = [
+            ("geforce rtx 4090", "vulkan DiscreteGpu"),
+            ("geforce rtx 4090", "vulkan DiscreteGpu"),
+            ("geforce rtx 4090", "dx12 DiscreteGpu"),
+            ("llvmpipe", "vulkan Cpu"),
+        ]
+        .map(|(name, kind)| (name.to_string(), kind.to_string()))
+        .into();
+        let of_ranks = |wanted| [0, 1, 2].map(|rank| chosen(&found, wanted, rank));
+        assert_eq!(of_ranks(None), [Some(0), Some(1), Some(0)]);
+        assert_eq!(of_ranks(Some("RTX")), [Some(0), Some(1), Some(0)]);
+        assert_eq!(of_ranks(Some("2")), [Some(2); 3]);
+        // Not an index of four adapters, but a part of a name.
+        assert_eq!(of_ranks(Some("4090")), [Some(0), Some(1), Some(0)]);
+        assert_eq!(of_ranks(Some("llvm")), [Some(3); 3]);
+        assert_eq!((of_ranks(Some("none")), chosen(&[], None, 0)), ([None; 3], None));
     }
 
     #[test]

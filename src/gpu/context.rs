@@ -39,7 +39,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Opens the adapter whose name contains the one in `options`, or else the best adapter.
+    /// Opens the adapter that `options` choose, or else the best adapter.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] or [`Error::UnknownAdapter`] if none matches; [`Error::Failed`] if its driver refuses a
@@ -48,14 +48,7 @@ impl Context {
         let found = adapter::enumerate();
         let wanted = options.adapter.clone().or_else(|| std::env::var("LAT_ADAPTER").ok());
         let wanted = wanted.filter(|name| !name.is_empty());
-        let adapter = match &wanted {
-            None => found.first(),
-            Some(name) => {
-                let name = name.to_lowercase();
-                found.iter().find(|adapter| adapter.get_info().name.to_lowercase().contains(&name))
-            }
-        };
-        let Some(adapter) = adapter else {
+        let Some(adapter) = adapter::choose(&found, wanted.as_deref(), options.local_rank) else {
             let found: Vec<String> = found.iter().map(|adapter| adapter.get_info().name).collect();
             return Err(match wanted {
                 Some(wanted) if !found.is_empty() => Error::UnknownAdapter { wanted, found },

@@ -16,8 +16,12 @@ pub enum Precision {
 /// Options of a [`Context`](super::Context).
 #[derive(Debug, Clone, Default)]
 pub struct ContextOptions {
-    /// Part of an adapter's name, in any case. `None`: `LAT_ADAPTER` of the environment, or else the best adapter.
+    /// An adapter's index in the list of `lat-wgpu info`, or a part of its name in any case. `None`: `LAT_ADAPTER` of
+    /// the environment, or else the best adapter.
     pub adapter: Option<String>,
+    /// Number of this process among those of the machine that share the work. Each takes the next one of several
+    /// adapters of the same kind, unless `adapter` is an index.
+    pub local_rank: usize,
     /// Request WebGPU's default limits and no optional feature.
     pub default_limits: bool,
     /// Precision of weights and activations.
@@ -58,6 +62,7 @@ impl ContextOptions {
         let default_limits = says("LAT_LIMITS", "default");
         ContextOptions {
             adapter,
+            local_rank: 0,
             default_limits,
             portable: false,
             precision: Precision::F32,

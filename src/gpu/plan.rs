@@ -26,8 +26,8 @@ pub struct Plan {
     steps: Vec<Step>,
     /// The dispatch of each step, in order.
     pub dispatches: Vec<Dispatch>,
-    /// End of each submit.
-    submits: Vec<usize>,
+    /// End of each submit, by section.
+    sections: Vec<Vec<usize>>,
     heaps: Vec<Buffer>,
     /// Tensors with guard words, in a guarded context: those in the heaps, then imported buffers.
     guarded: [Vec<Buffer>; 2],
@@ -102,8 +102,16 @@ impl Recorder<'_> {
         let guarded =
             [transient, fixed].map(|buffers| buffers.into_iter().map(|(buffer, _)| buffer).collect());
         let flops: Vec<f64> = self.dispatches.iter().map(|dispatch| dispatch.flops).collect();
-        let submits = submit_ends(&flops, context.class());
-        Ok(Plan { steps, dispatches: self.dispatches, submits, heaps, guarded, summary: layout.summary })
+        let mut start = 0;
+        let ends = self.stops.iter().copied().chain([flops.len()]);
+        let sections = ends.map(|end| {
+            let submits = submit_ends(&flops[start..end], context.class());
+            let submits = submits.into_iter().map(|submit| start + submit).collect();
+            start = end;
+            submits
+        });
+        let sections = sections.collect();
+        Ok(Plan { steps, dispatches: self.dispatches, sections, heaps, guarded, summary: layout.summary })
     }
 }
 
@@ -133,12 +141,25 @@ impl Plan {
     /// Those that the driver has reported so far; in a guarded context, [`Error::Overwritten`] for a tensor that was
     /// written past its end.
     pub fn run(&self, context: &Context) -> Result<()> {
-        for tensor in &self.guarded[0] {
+        (0..self.sections.len()).try_for_each(|section| self.run_section(context, section))
+    }
+
+    /// Replays one section of the recording, see [`Recorder::stop`], after all submitted work.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    ///
+    /// # Panics
+    /// If there is no such section.
+    pub fn run_section(&self, context: &Context, section: usize) -> Result<()> {
+        let new = if section == 0 { &self.guarded[0][..] } else { &[] };
+        for tensor in new {
             context.write(tensor, bytemuck::cast_slice(&vec![UNWRITTEN; tensor.words]));
             context.write_guard(tensor);
         }
-        let mut start = 0;
-        for &end in &self.submits {
+        let mut start =
+            self.sections[..section].iter().rev().find_map(|ends| ends.last().copied()).unwrap_or(0);
+        for &end in &self.sections[section] {
             context.submit(
                 start..end,
                 self.steps.len(),
@@ -148,7 +169,7 @@ impl Plan {
             context.check()?;
             start = end;
         }
-        self.check_guards(context)
+        if section + 1 == self.sections.len() { self.check_guards(context) } else { Ok(()) }
     }
 
     /// Checks the guard words, in a guarded context.

@@ -193,6 +193,8 @@ pub struct Recorder<'c> {
     storage: Storage,
     pub(super) tensors: Vec<TensorInfo>,
     pub(super) dispatches: Vec<Dispatch>,
+    /// Number of dispatches before the end of each section but the last.
+    pub(super) stops: Vec<usize>,
     unused: Option<(Tensor, Tensor)>,
     phase: Phase,
     scope: String,
@@ -212,6 +214,7 @@ impl<'c> Recorder<'c> {
             storage,
             tensors: Vec::new(),
             dispatches: Vec::new(),
+            stops: Vec::new(),
             unused: None,
             phase: Phase::default(),
             scope: String::new(),
@@ -248,6 +251,12 @@ impl<'c> Recorder<'c> {
     /// Sets the phase of the following dispatches, and the scope that precedes their labels.
     pub fn scope(&mut self, phase: Phase, scope: impl Into<String>) {
         (self.phase, self.scope) = (phase, scope.into());
+    }
+
+    /// Ends a section. [`Plan::run_section`](super::Plan::run_section) runs the plan one section at a time, so that the
+    /// host can read and write buffers in between.
+    pub fn stop(&mut self) {
+        self.stops.push(self.dispatches.len());
     }
 
     /// Returns phase, scope and `name`, joined by dots.

@@ -13,6 +13,7 @@ use crate::kernels::narrow::Narrow;
 use crate::kernels::triplet::Margin;
 use crate::layers::Grad;
 use crate::layers::part_classifier::{ClassifierParameters, ClassifierShape, PartClassifiers};
+use crate::ranks::Share;
 use crate::shape::{BATCHNORM_EPS, ClassifierKind, HeadEmbed, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 
@@ -154,6 +155,7 @@ pub struct Learner<'c> {
     pub(super) rule: UpdateRule,
     pub(super) erases_with_noise: bool,
     pub(super) drop_path: f32,
+    pub(super) share: Share,
     pub(super) groups: Vec<Group>,
     pub(super) parameters: Arenas,
     /// [`bias_mask`] of each group.
@@ -275,6 +277,7 @@ impl<'c> Learner<'c> {
             rule,
             erases_with_noise: false,
             drop_path: 0.0,
+            share: Share::WHOLE,
             groups,
             parameters,
             bias_masks,
@@ -308,6 +311,12 @@ impl<'c> Learner<'c> {
     /// [`TrainingStep::write_drop_path`]: super::TrainingStep::write_drop_path
     pub fn set_drop_path(&mut self, rate: f32) {
         self.drop_path = rate;
+    }
+
+    /// Makes the steps that are recorded from now on compute the backbone on a piece of each batch, see
+    /// [`TrainingStep::run`](super::TrainingStep::run).
+    pub fn set_share(&mut self, share: Share) {
+        self.share = share;
     }
 
     /// Records the update of the f16 copies of the open blocks' matrices, from parameters or averages.

@@ -4,7 +4,10 @@
 //! and losses run on the whole batch, because BatchNorm and the triplet loss mix its images. Then each micro-batch runs
 //! forward again and backward, and gradients are accumulated in order. Apart from the order of summation this equals a
 //! step in one go, but the memory grows with the micro-batch instead of the batch.
+//!
+//! Of several ranks, each runs the backbone on its piece of the batch; `exchange.rs` has what they do in between.
 
+use super::exchange::{Exchange, ExchangeTimes, Traffic};
 use super::learner::{
     ALL_BLOCKS, Averages, Learner, Moments, Optimizer, PrototypeRule, classifier_parameters,
 };
@@ -21,6 +24,7 @@ use crate::kernels::sgd::Sgd;
 use crate::kernels::{cross_entropy, gelt, gradnorm, image, l2norm, part_linear, prototypes, triplet};
 use crate::layers::Grad;
 use crate::layers::part_classifier::{ClassifierShape, PartClassifiers};
+use crate::ranks::Ranks;
 use crate::shape::{HeadEmbed, ImageSize, Preprocess, VitConfig};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,6 +36,10 @@ pub struct TrainingStep {
     micro_batches: Vec<MicroBatch>,
     drop_path: Option<DropPathFactors>,
     size: ImageSize,
+    /// Index in the batch of the first image that runs through the backbone.
+    first: usize,
+    /// The values that several ranks exchange; `None` for a process without others.
+    exchange: Option<Exchange>,
     /// Labels (B) as u32.
     pub labels: Buffer,
     /// [`StepValues`] as words.
@@ -68,32 +76,59 @@ struct MicroBatch {
 }
 
 impl TrainingStep {
-    /// Writes a batch: bytes (B, height, width, 3), labels (B), and flips (B) of 1 for images to mirror.
+    /// Writes the labels (B) of a batch, and of those images that run through the backbone (b) bytes (b, height, width,
+    /// 3), and flips of 1 to mirror them.
     pub fn write(&self, context: &Context, pixels: &[u8], labels: &[u32], flips: &[u32]) {
         let each = self.size.height * self.size.width * 3;
         for micro_batch in &self.micro_batches {
-            let Range { start, end } = micro_batch.places;
+            let Range { start, end } = self.own(micro_batch);
             write_bytes(context, &micro_batch.pixels, &pixels[start * each..end * each]);
             context.write(&micro_batch.flips, bytemuck::cast_slice(&flips[start..end]));
         }
         context.write(&self.labels, bytemuck::cast_slice(labels));
     }
 
-    /// Writes the rectangles (B) of images to fill with noise: top, left, height and width. Does nothing unless the
+    /// Returns the indices of a micro-batch among the images that run through the backbone.
+    fn own(&self, micro_batch: &MicroBatch) -> Range<usize> {
+        micro_batch.places.start - self.first..micro_batch.places.end - self.first
+    }
+
+    /// Replays the step. Several ranks wait for each other, and each adds the gradients of all.
+    ///
+    /// # Errors
+    /// Those of [`Plan::run`] and [`Ranks::gather`].
+    pub fn run(&mut self, context: &Context, ranks: Option<&Ranks>) -> Result<()> {
+        match (ranks, &mut self.exchange) {
+            (Some(ranks), Some(exchange)) => exchange.run(context, &self.plan, ranks),
+            _ => Ok(self.plan.run(context)?),
+        }
+    }
+
+    /// Returns the traffic of a step; `None` for a process without others.
+    pub fn traffic(&self) -> Option<Traffic> {
+        self.exchange.as_ref().map(Exchange::traffic)
+    }
+
+    /// Returns the durations of the exchange of gradients since the last call.
+    pub fn take_exchange_times(&mut self) -> ExchangeTimes {
+        self.exchange.as_mut().map(Exchange::take_times).unwrap_or_default()
+    }
+
+    /// Writes the rectangles (b) of images to fill with noise: top, left, height and width. Does nothing unless the
     /// learner erases with noise.
     pub fn write_erased(&self, context: &Context, rectangles: &[[u32; 4]]) {
-        for MicroBatch { places, erased, .. } in &self.micro_batches {
-            if let Some(erased) = erased {
-                context.write(erased, bytemuck::cast_slice(&rectangles[places.clone()]));
+        for micro_batch in &self.micro_batches {
+            if let Some(erased) = &micro_batch.erased {
+                context.write(erased, bytemuck::cast_slice(&rectangles[self.own(micro_batch)]));
             }
         }
     }
 
-    /// Writes the rows (B) of the images in the camera embedding. Does nothing without it.
+    /// Writes the rows (b) of the images in the camera embedding. Does nothing without it.
     pub fn write_cameras(&self, context: &Context, rows: &[u32]) {
-        for MicroBatch { places, cameras, .. } in &self.micro_batches {
-            if let Some(cameras) = cameras {
-                context.write(cameras, bytemuck::cast_slice(&rows[places.clone()]));
+        for micro_batch in &self.micro_batches {
+            if let Some(cameras) = &micro_batch.cameras {
+                context.write(cameras, bytemuck::cast_slice(&rows[self.own(micro_batch)]));
             }
         }
     }
@@ -184,6 +219,8 @@ pub struct StageNeed {
 /// Buffers of a step; without memory for recordings that are only summarised.
 struct StepMemory {
     micro_batches: Vec<MicroBatch>,
+    /// Parts (B, R, D) of all ranks; `None` for a process without others.
+    parts: Option<Buffer>,
     /// Factors of residual branches (blocks, 2, B); `None` without stochastic depth.
     drop_path: Option<Buffer>,
     labels: Buffer,
@@ -205,6 +242,7 @@ impl StepMemory {
             });
         let others = [&self.labels, &self.step, &self.losses, &self.control, &self.partials];
         let words: usize = inputs
+            .chain(&self.parts)
             .chain(&self.drop_path)
             .chain(&self.only_class)
             .chain(others)
@@ -220,6 +258,15 @@ struct Stage<'a> {
     trainable: Trainable,
     gradients: &'a Grad<Arenas>,
     moments: &'a BTreeMap<GroupKind, Moments>,
+}
+
+impl Stage<'_> {
+    /// Returns the gradients of the backbone's groups in the order in which the backward pass completes them.
+    fn buckets(&self) -> impl Iterator<Item = (GroupKind, &Buffer)> {
+        let groups = self.gradients.memory().groups.iter().rev();
+        let of_backbone = groups.filter(|(group, _)| group.kind != GroupKind::PartClassifiers);
+        of_backbone.map(|(group, arena)| (group.kind, arena))
+    }
 }
 
 /// The gradient of the prototype loss, up to the unit vectors of the images.
@@ -261,7 +308,12 @@ impl<'c> Learner<'c> {
         self.record(&mut recorder, batch, &memory, &stage);
         let plan = recorder.finish()?;
         let bytes = plan.summary().heap_bytes + memory.bytes();
-        let StepMemory { micro_batches, drop_path, labels, step, losses, control, .. } = memory;
+        let StepMemory { micro_batches, parts, drop_path, labels, step, losses, control, .. } = memory;
+        let exchange = |parts: Buffer| {
+            let buckets = stage.buckets().map(|(_, gradients)| gradients.clone()).collect();
+            Exchange::new(context, self.share, batch, parts, buckets)
+        };
+        let exchange = parts.map(exchange).transpose()?;
         let (rate, depth) = (self.drop_path, self.config.depth);
         let drop_path = drop_path.map(|factors| DropPathFactors { factors, rate, depth, batch });
         Ok(TrainingStep {
@@ -269,6 +321,8 @@ impl<'c> Learner<'c> {
             micro_batches,
             drop_path,
             size: self.config.image,
+            first: self.share.places(batch).start,
+            exchange,
             labels,
             step,
             losses,
@@ -318,9 +372,11 @@ impl<'c> Learner<'c> {
         let buffer = |label: &str, words: usize| {
             if allocate { context.buffer(label, words) } else { Ok(context.unallocated(label, words)) }
         };
-        let places = (0..batch)
+        let own = self.share.places(batch);
+        let places = own
+            .clone()
             .step_by(micro_batch.max(1))
-            .map(|start| start..(start + micro_batch.max(1)).min(batch));
+            .map(|start| start..(start + micro_batch.max(1)).min(own.end));
         let micro_batches = places.map(|places| {
             let pixels = buffer("pixels", image::pixel_words(places.len(), self.config.image))?;
             let erased = self.erases_with_noise.then(|| buffer("erased", 4 * places.len())).transpose()?;
@@ -342,6 +398,7 @@ impl<'c> Learner<'c> {
             .transpose()?;
         Ok(StepMemory {
             micro_batches,
+            parts: self.share.is_part().then(|| buffer("parts", self.parts_words(batch))).transpose()?,
             drop_path,
             labels: buffer("labels", batch)?,
             only_class: (self.classifiers.shape.classes == 1)
@@ -376,6 +433,12 @@ impl<'c> Learner<'c> {
         }
     }
 
+    /// Returns the length of the parts (B, R, D) of a batch.
+    fn parts_words(&self, batch: usize) -> usize {
+        let ClassifierShape { parts, dim, .. } = self.classifiers.shape;
+        batch * parts * dim
+    }
+
     fn loss_words(&self, batch: usize) -> usize {
         // A slice has at least four words. Kernels write the first `batch`; the rest stay zeros.
         match (self.rule.triplet_margin, self.rule.prototypes) {
@@ -393,7 +456,10 @@ impl<'c> Learner<'c> {
             Mode::Training(factors.map(|factors| DropPath { factors, batch, first: places.start }))
         };
         // Forward: tokens, parts, logits, loss.
-        let parts_of = recorder.tensor("gelt", batch * parts * dim);
+        let parts_of = match &memory.parts {
+            Some(gathered) => recorder.import(gathered),
+            None => recorder.tensor("gelt", self.parts_words(batch)),
+        };
         let mut saved = None;
         for micro_batch in &memory.micro_batches {
             let places = &micro_batch.places;
@@ -404,6 +470,9 @@ impl<'c> Learner<'c> {
             self.record_parts(recorder, tokens, kept.pieces(), parts_of, places);
             // Each of several micro-batches runs forward again before its backward pass, so nothing is kept here.
             saved = (memory.micro_batches.len() == 1).then_some((tokens, kept));
+        }
+        if memory.parts.is_some() {
+            recorder.stop();
         }
         recorder.scope(Phase::Forward, "heads");
         let (logits, classifiers_saved) = self.classifiers.forward(recorder, parts_of, steps, batch);
@@ -506,9 +575,17 @@ impl<'c> Learner<'c> {
                             [arenas, stage.gradients].map(|grad| recorder.import(grad.memory().arena(kind)));
                         Accumulate { addend, sum }.record(recorder, &format!("accumulate.{kind}"));
                     }
+                    if memory.parts.is_some() && i + 1 == memory.micro_batches.len() {
+                        recorder.stop();
+                    }
                 },
             );
             whole = Some(saved);
+        }
+
+        if memory.parts.is_some() && memory.micro_batches.is_empty() {
+            // A rank without images of a small batch waits for the same gradients.
+            stage.buckets().for_each(|_| recorder.stop());
         }
 
         // Optimiser: gradient norm, check for finite gradients, update.

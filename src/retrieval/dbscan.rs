@@ -10,6 +10,7 @@ use crate::embeddings::rows::Rows;
 use crate::error::{Error, Result};
 use crate::gpu::Context;
 use crate::observer::{Observer, Stage};
+use crate::ranks::{Ranks, piece};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -128,7 +129,8 @@ pub struct Grouping {
     pub tried: Vec<Choice>,
 }
 
-/// Clusters images by the Jaccard distances of their embeddings. `outcome` describes the result if a signal stops it.
+/// Clusters images by the Jaccard distances of their embeddings. `outcome` describes the result if a signal stops it. Each
+/// of several ranks computes some of the distances; the first one clusters, and all have its clusters.
 ///
 /// # Errors
 /// `Data` if there are fewer than two clusters; `Usage` for impossible settings; `Interrupted`; those of the adapter and
@@ -138,18 +140,48 @@ pub fn group(
     rows: &dyn Rows,
     options: &ClusterOptions,
     memory: u64,
+    ranks: Option<&Ranks>,
     observer: &dyn Observer,
     outcome: &'static str,
 ) -> Result<Grouping> {
-    let ClusterOptions { jaccard, radius, min_samples } = *options;
-    let stage = Stage::new(observer, "clustering", 3 * rows.len(), outcome);
-    let distances = Jaccard::new(&mut Neighbours::new(context, rows, rows, memory)?, jaccard, &stage)?;
-    let Radius::Fixed(eps) = radius else {
-        let tried = try_radii(&distances, min_samples, &stage)?;
-        let Choice { eps, clusters, .. } = choose(tried.clone())?;
+    let own = ranks.map_or(0..rows.len(), |ranks| piece(rows.len(), ranks.rank(), ranks.size()));
+    let stage = Stage::new(observer, "clustering", 2 * own.len() + rows.len(), outcome);
+    let mut neighbours = Neighbours::new(context, rows, rows, memory)?;
+    let distances = Jaccard::new(&mut neighbours, options.jaccard, ranks, &stage)?;
+    let Some(ranks) = ranks else {
+        let (eps, clusters, tried) = clustered(&distances, options, &stage)?;
         return Ok(Grouping { distances, eps, clusters, tried });
     };
-    let clusters = cluster(&distances, eps, min_samples, &stage)?;
+    let first = match ranks.rank() {
+        0 => clustered(&distances, options, &stage).map(Some),
+        _ => Ok(None),
+    };
+    let first = Ranks::agree(Some(ranks), first)?;
+    let own = first.as_ref().map_or(Vec::new(), |(eps, clusters, _)| {
+        let labels = clusters.labels.iter().map(|label| label.map_or(0, |label| u64::from(label) + 1));
+        [eps.to_bits(), clusters.count as u64].into_iter().chain(labels).collect()
+    });
+    let sent = ranks.gather(&own)?.swap_remove(0);
+    let (eps, clusters, tried) = first.unwrap_or_else(|| {
+        let labels = sent[2..].iter().map(|label| label.checked_sub(1).map(|label| label as u32)).collect();
+        (f64::from_bits(sent[0]), Clusters { labels, count: sent[1] as usize }, Vec::new())
+    });
+    Ok(Grouping { distances, eps, clusters, tried })
+}
+
+/// Clusters images by their distances. Returns the radius, the clusters, and all radii that were compared.
+fn clustered(
+    distances: &Jaccard,
+    options: &ClusterOptions,
+    stage: &Stage<'_>,
+) -> Result<(f64, Clusters, Vec<Choice>)> {
+    let ClusterOptions { radius, min_samples, .. } = *options;
+    let Radius::Fixed(eps) = radius else {
+        let tried = try_radii(distances, min_samples, stage)?;
+        let Choice { eps, clusters, .. } = choose(tried.clone())?;
+        return Ok((eps, clusters, tried));
+    };
+    let clusters = cluster(distances, eps, min_samples, stage)?;
     if clusters.count < 2 {
         return Err(Error::Data(format!(
             "eps {eps} gives {} clusters; --eps auto compares {} to {}",
@@ -158,7 +190,7 @@ pub fn group(
             RADII[RADII.len() - 1]
         )));
     }
-    Ok(Grouping { distances, eps, clusters, tried: Vec::new() })
+    Ok((eps, clusters, Vec::new()))
 }
 
 /// Clusters images by the images within `eps` of each, itself included. A border image of several clusters is in the

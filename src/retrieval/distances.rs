@@ -29,15 +29,27 @@ pub trait DistanceRows {
 /// Errors of the distances and of `each`.
 pub fn visit(
     distances: &mut dyn DistanceRows,
+    each: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
+) -> Result<()> {
+    let all = 0..distances.queries();
+    visit_some(distances, all, each)
+}
+
+/// As [`visit`], with these queries.
+///
+/// # Errors
+/// As [`visit`].
+pub fn visit_some(
+    distances: &mut dyn DistanceRows,
+    some: Range<usize>,
     mut each: impl FnMut(Range<usize>, &[f32]) -> Result<()>,
 ) -> Result<()> {
-    let queries = distances.queries();
     let row_bytes = distances.gallery().max(1) * size_of::<f32>();
     let fits = (CHUNK / row_bytes).max(1);
     let step = distances.step();
     let most = if fits > step { fits - fits % step } else { fits };
-    for start in (0..queries).step_by(most) {
-        let range = start..(start + most).min(queries);
+    for start in some.clone().step_by(most) {
+        let range = start..(start + most).min(some.end);
         let rows = distances.rows(range.clone())?;
         each(range, &rows)?;
     }

@@ -10,6 +10,7 @@ use super::distances::DistanceRows;
 use super::rerank::{Neighbourhood, Sparse, columns};
 use crate::error::{Error, Result};
 use crate::observer::Stage;
+use crate::ranks::Ranks;
 
 /// Settings, named as in the paper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +36,8 @@ pub struct Jaccard {
 }
 
 impl Jaccard {
-    /// Encodes the images. `distances` are those from all images to all. `stage` advances by twice their number.
+    /// Encodes the images. `distances` are those from all images to all. Each of several ranks computes those of some
+    /// images, and all have the same result; `stage` advances by twice their number.
     /// Memory: O(N·k1·k2) numbers.
     ///
     /// # Errors
@@ -43,6 +45,7 @@ impl Jaccard {
     pub fn new(
         distances: &mut dyn DistanceRows,
         options: JaccardOptions,
+        ranks: Option<&Ranks>,
         stage: &Stage<'_>,
     ) -> Result<Jaccard> {
         let JaccardOptions { k1, k2 } = options;
@@ -53,7 +56,7 @@ impl Jaccard {
         }
         let half = (k1 as f64 / 2.0).round_ties_even() as usize;
         let neighbourhood = Neighbourhood { k: k1 - 1, half, k2, scale_by_largest: false };
-        let (encoded, _) = neighbourhood.encode(distances, stage)?;
+        let (encoded, _) = neighbourhood.encode(distances, ranks, stage)?;
         let columns = columns(&encoded, encoded.len());
         Ok(Jaccard { encoded, columns })
     }

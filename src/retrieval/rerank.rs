@@ -9,10 +9,11 @@
 //! squared Euclidean. Each image's distances are divided by their largest, for the weights exp(-d) and for the final
 //! blend. Equally near images are ordered as in the list. k1/2 is rounded half to even.
 
-use super::distances::{DistanceRows, visit};
+use super::distances::{DistanceRows, visit_some};
 use super::metrics::nearer;
 use crate::error::{Error, Result};
 use crate::observer::Stage;
+use crate::ranks::{Ranks, piece};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -109,7 +110,7 @@ impl<'d> Reranked<'d> {
 
         let neighbourhood =
             Neighbourhood { k: options.k1, half: options.half(), k2: options.k2, scale_by_largest: true };
-        let (mut encoded, largest) = neighbourhood.encode(distances, stage)?;
+        let (mut encoded, largest) = neighbourhood.encode(distances, None, stage)?;
         let inverted = columns(&encoded[gallery..], all);
         encoded.truncate(queries);
         let encoding = Encoding { queries, gallery, lambda: options.lambda, largest, encoded, inverted };
@@ -183,28 +184,52 @@ pub(super) struct Neighbourhood {
 
 impl Neighbourhood {
     /// Encodes every image of a list, from the distances of all to all. Returns V and the largest distance of each
-    /// image. Advances `stage` by twice the number of images.
-    pub fn encode(&self, distances: &mut dyn DistanceRows, stage: &Stage<'_>) -> Result<(Sparse, Vec<f32>)> {
+    /// image. Each of several ranks computes the distances of some images; `stage` advances by twice their number.
+    pub fn encode(
+        &self,
+        distances: &mut dyn DistanceRows,
+        ranks: Option<&Ranks>,
+        stage: &Stage<'_>,
+    ) -> Result<(Sparse, Vec<f32>)> {
         let all = distances.gallery();
+        let own = ranks.map_or(0..all, |ranks| piece(all, ranks.rank(), ranks.size()));
         let count = (self.k + 1).max(self.k2);
-        let Nearest { rows: nearest, largest } = Nearest::find(distances, count, stage)?;
-        let expanded: Vec<Vec<u32>> = (0..all)
+        let found = Ranks::agree(ranks, Nearest::find(distances, own.clone(), count, stage))?;
+        let Nearest { rows: nearest, largest } = match ranks {
+            Some(ranks) => found.gathered(ranks)?,
+            None => found,
+        };
+        let expanded: Vec<Vec<u32>> = own
+            .clone()
             .into_par_iter()
             .map(|image| expanded_neighbours(&nearest, image, self.k, self.half))
             .collect();
-        let mut encoded: Sparse = Vec::with_capacity(all);
-        visit(distances, |range, rows| {
+        let mut encoded: Sparse = Vec::with_capacity(own.len());
+        let visited = visit_some(distances, own.clone(), |range, rows| {
             stage.advance(range.len())?;
             let encode = |(image, row): (usize, &[f32])| {
                 let divisor = if self.scale_by_largest { largest[image] } else { 1.0 };
-                weights(&expanded[image], row, divisor)
+                weights(&expanded[image - own.start], row, divisor)
             };
             encoded.par_extend(range.into_par_iter().zip(rows.par_chunks(all)).map(encode));
             Ok(())
-        })?;
+        });
+        Ranks::agree(ranks, visited)?;
         drop(expanded);
+        if let Some(ranks) = ranks {
+            encoded = gathered(&encoded, ranks)?;
+        }
         Ok((if self.k2 > 1 { averaged(&encoded, &nearest, self.k2) } else { encoded }, largest))
     }
+}
+
+/// Collects the rows of V of all ranks.
+fn gathered(own: &Sparse, ranks: &Ranks) -> Result<Sparse> {
+    let lengths: Vec<u32> = own.iter().map(|row| row.len() as u32).collect();
+    let (columns, values): (Vec<u32>, Vec<f64>) = own.iter().flatten().copied().unzip();
+    let lengths = ranks.gather(&lengths)?.concat();
+    let mut entries = ranks.gather(&columns)?.concat().into_iter().zip(ranks.gather(&values)?.concat());
+    Ok(lengths.into_iter().map(|length| entries.by_ref().take(length as usize).collect()).collect())
 }
 
 /// The `count` columns of V: for each image, (row, value).
@@ -227,12 +252,17 @@ struct Nearest {
 }
 
 impl Nearest {
-    /// Finds the `count` nearest images of each.
-    fn find(distances: &mut dyn DistanceRows, count: usize, stage: &Stage<'_>) -> Result<Nearest> {
+    /// Finds the `count` nearest images of each of some images.
+    fn find(
+        distances: &mut dyn DistanceRows,
+        some: Range<usize>,
+        count: usize,
+        stage: &Stage<'_>,
+    ) -> Result<Nearest> {
         let all = distances.gallery();
         let count = count.min(all);
-        let mut found = Vec::with_capacity(all);
-        visit(distances, |range, rows| {
+        let mut found = Vec::with_capacity(some.len());
+        visit_some(distances, some, |range, rows| {
             stage.advance(range.len())?;
             found.par_extend(rows.par_chunks(all).map(|row| {
                 let mut order: Vec<(f32, usize)> = row.iter().copied().zip(0..).collect();
@@ -248,6 +278,14 @@ impl Nearest {
         })?;
         let (rows, largest) = found.into_iter().unzip();
         Ok(Nearest { rows, largest })
+    }
+
+    /// Collects those that each rank found.
+    fn gathered(self, ranks: &Ranks) -> Result<Nearest> {
+        let rows = ranks.gather(&self.rows.concat())?.concat();
+        let largest = ranks.gather(&self.largest)?.concat();
+        let count = rows.len() / largest.len().max(1);
+        Ok(Nearest { rows: rows.chunks(count.max(1)).map(<[u32]>::to_vec).collect(), largest })
     }
 }
 

@@ -165,7 +165,14 @@ fn train_and_score<O: Follower<Event>>(
     let out = request.out.join(variant.name());
     let layers = variant.layers(&request.layers);
     let adapter = Config::resolve(&layers)?.device.adapter;
-    let run = trainer::Request { out: out.clone(), resume: true, memory: None, layers, profile: false };
+    let run = trainer::Request {
+        out: out.clone(),
+        resume: true,
+        memory: None,
+        layers,
+        profile: false,
+        ranks: None,
+    };
     train(&run, observer)
         .map_err(|error| error.with_outcome("the state is saved; run the same command again to continue"))?;
 

@@ -40,7 +40,7 @@ pub fn cluster(rows: &dyn Rows, request: &Request, observer: &dyn Observer) -> R
     }
     let work = |_: &mut (), context: &Context| {
         let memory = memory.unwrap_or(context.default_memory());
-        let grouping = group(context, rows, options, memory, observer, "nothing was written")?;
+        let grouping = group(context, rows, options, memory, None, observer, "nothing was written")?;
         Ok(Outcome { adapter: context.adapter.name.clone(), grouping })
     };
     retry(adapter, observer, ", and the clustering begins again", &mut (), work, |_, _| Ok(0))

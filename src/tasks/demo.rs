@@ -32,7 +32,7 @@ pub struct Request {
     pub epochs: u32,
     /// Seed of the images and of training.
     pub seed: u64,
-    /// Part of the adapter's name; `None` for the best adapter.
+    /// Index of the adapter, or a part of its name; `None` for the best adapter.
     pub adapter: Option<String>,
     /// Settings of both evaluations.
     pub evaluation: evaluate::Request,
@@ -117,7 +117,14 @@ pub fn demo<O: Follower<trainer::Event> + Follower<Event>>(
     flags.extend(adapter.iter().map(|name| ("device.adapter".to_string(), name.clone())));
     let run = out.join("run");
     let layers = Layers { flags, ..Layers::default() };
-    let training = trainer::Request { out: run.clone(), resume: false, memory: None, layers, profile: false };
+    let training = trainer::Request {
+        out: run.clone(),
+        resume: false,
+        memory: None,
+        layers,
+        profile: false,
+        ranks: None,
+    };
     train(&training, observer).map_err(|error| error.with_outcome("the demo is not complete"))?;
 
     observer.event(Event::Begins(Step::ScoreModel))?;

@@ -70,7 +70,7 @@ impl Forecast {
 /// # Errors
 /// Those of a run, such as [`Error::TooLarge`] for a batch that needs more than `memory` bytes.
 pub fn forecast(layers: &config::Layers, memory: Option<u64>, observer: &dyn Observer) -> Result<Forecast> {
-    let job = Job::start(config::Config::resolve(layers)?, observer)?;
+    let job = Job::start(config::Config::resolve(layers)?, None, observer)?;
     let context = Context::open(&ContextOptions::from_environment(job.config.device.adapter.clone()))?;
     context.adapter.notes().iter().for_each(|note| observer.note_once(note));
     let learner = job.learner(&context)?;

@@ -14,12 +14,14 @@ use crate::gpu::Context;
 use crate::images::augment::{Augment, ErasingFill};
 use crate::model::{ClassifierSettings, GroupKind, HostMoments, Learner, UpdateRule};
 use crate::observer::Observer;
+use crate::ranks::{Ranks, Share};
 use crate::retrieval::dbscan::Clusters;
 use crate::shape::{CameraTable, ClassifierKind};
 use crate::storage::hash;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The position of a run, which a checkpoint stores besides parameters and moments.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -124,6 +126,8 @@ pub(super) struct Job {
     pub eps: Option<f64>,
     pub schedule: Schedule,
     pub position: Position,
+    /// The processes that train together; `None` for one alone.
+    pub ranks: Option<Arc<Ranks>>,
     /// Rows of the camera embedding by [`Sample::camera`]; empty without it.
     camera_rows: BTreeMap<u32, u32>,
     state: BTreeMap<String, StateTensor>,
@@ -144,7 +148,7 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Usage`] for invalid settings; those of weights and images.
-    pub fn start(mut config: Config, observer: &dyn Observer) -> Result<Job> {
+    pub fn start(mut config: Config, ranks: Option<Arc<Ranks>>, observer: &dyn Observer) -> Result<Job> {
         let backbone = needed(&config.model.backbone, "backbone")?;
         let set = labelled(&config, |text| observer.note(text))?;
         let images = ImageList::of(&set)?;
@@ -219,7 +223,7 @@ impl Job {
         trained_on.sort_unstable();
         trained_on.dedup();
         let images = SplitImages { set, images, held_out, train, validation, trained_on };
-        Job::new(config, network, images, START, BTreeMap::new())
+        Job::new(config, network, images, START, BTreeMap::new(), ranks)
     }
 
     /// Prepares a run that continues from `last.safetensors` in its folder.
@@ -227,7 +231,12 @@ impl Job {
     /// # Errors
     /// [`Error::Usage`] for settings or images that differ from the saved ones; [`Error::Weights`] for a file that
     /// isn't a run's checkpoint.
-    pub fn resume(out: &Path, layers: &config::Layers, observer: &dyn Observer) -> Result<Job> {
+    pub fn resume(
+        out: &Path,
+        layers: &config::Layers,
+        ranks: Option<Arc<Ranks>>,
+        observer: &dyn Observer,
+    ) -> Result<Job> {
         let last = out.join("last.safetensors");
         let config = Config::resume(&out.join("config.toml"), layers)?;
         let set = labelled(&config, |_| {})?;
@@ -270,7 +279,7 @@ impl Job {
             }
         };
         let images = SplitImages { set, images, held_out, train, validation, trained_on };
-        Job::new(config, network, images, position, state)
+        Job::new(config, network, images, position, state, ranks)
     }
 
     fn new(
@@ -279,6 +288,7 @@ impl Job {
         images: SplitImages,
         position: Position,
         state: BTreeMap<String, StateTensor>,
+        ranks: Option<Arc<Ranks>>,
     ) -> Result<Job> {
         let SplitImages { set, images, held_out, train, validation, trained_on } = images;
         let steps = step_counts(&config, &set, &train);
@@ -299,6 +309,7 @@ impl Job {
             validation,
             schedule,
             position,
+            ranks,
             camera_rows,
             state,
         };
@@ -310,8 +321,11 @@ impl Job {
         }
         if job.network.config.reattention && job.micro_batch() < job.largest_batch() {
             return Err(Error::Usage(format!(
-                "--micro-batch {}: re-attention normalises over the attention maps of a whole batch, which here has {} images",
-                job.micro_batch(),
+                "{}: re-attention normalises over the attention maps of a whole batch, which here has {} images",
+                match job.ranks() {
+                    Some(ranks) => format!("{} ranks", ranks.size()),
+                    None => format!("--micro-batch {}", job.micro_batch()),
+                },
                 job.largest_batch()
             )));
         }
@@ -387,6 +401,7 @@ impl Job {
             learner.erase_with_noise();
         }
         learner.set_drop_path(config.model.drop_path as f32);
+        learner.set_share(self.share());
         if let Some(StateTensor { data: StateData::F32(data), .. }) = self.state.get("loss_scale")
             && let [scale, steps] = data[..]
         {
@@ -452,7 +467,17 @@ impl Job {
 
     /// Returns the number of images that run through the backbone at once.
     pub fn micro_batch(&self) -> usize {
-        self.config.micro_batch().min(self.largest_batch())
+        self.config.micro_batch().min(self.largest_batch()).min(self.share().each)
+    }
+
+    /// Returns the processes that train together.
+    pub fn ranks(&self) -> Option<&Ranks> {
+        self.ranks.as_deref()
+    }
+
+    /// Returns the pieces of batches that the ranks compute.
+    pub fn share(&self) -> Share {
+        Share::new(self.ranks(), self.config.schedule.batch_size)
     }
 
     /// Returns the distinct sizes of validation batches of up to `batch` images.

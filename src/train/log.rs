@@ -33,8 +33,11 @@ pub struct StepLine {
     pub trainable_params: u64,
     /// Images per second, from the end of the previous step to the end of this one.
     pub images_per_s: f64,
-    /// Bytes of device memory.
+    /// Bytes of device memory, of the first of several ranks.
     pub gpu_bytes: u64,
+    /// Number of ranks that computed the step; `None` for a process alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
 }
 
 /// The log's line of an epoch.
@@ -329,6 +332,7 @@ mod tests {
             trainable_params: 12_554_770,
             images_per_s: 31.5,
             gpu_bytes: 1 << 31,
+            ranks: None,
         }
     }
 

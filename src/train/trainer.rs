@@ -4,7 +4,8 @@
 use super::config::{BestBy, Config, OtherLog};
 use super::job::{AVERAGE, Best, CLUSTERS, EPS, IMAGES, Job, POSITION, PROTOTYPES, Position};
 use super::log::{
-    ClusterCounts, EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs, write_csv,
+    ClusterCounts, EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs, steps as logged_steps,
+    write_csv,
 };
 use super::{config, curves, events, forecast, images};
 use crate::checkpoint::{self, ClassifiersInfo, HostTensor, Network, StateData, StateTensor, TRAINED_ON};
@@ -14,14 +15,15 @@ use crate::datasets::{LabelledImage, TestSet};
 use crate::embeddings::Embeddings;
 use crate::error::{Error, Result};
 use crate::figures::Crowd;
-use crate::gpu::{Context, PlanProfile, Precision, Readback};
+use crate::gpu::{AdapterSummary, Context, PlanProfile, Precision, Readback};
 use crate::images::augment::Augment;
 use crate::images::decode::{DecodeOptions, Rgb};
 use crate::images::preprocess;
 use crate::kernels::adam::StepValues;
 use crate::kernels::gradnorm::{CONTROL_WORDS, Control};
-use crate::model::{DropPath, EvaluationStep, GroupKind, HostMoments, Learner, TrainingStep};
+use crate::model::{DropPath, EvaluationStep, GroupKind, HostMoments, Learner, Traffic, TrainingStep};
 use crate::observer::{Follower, Observer, Stage};
+use crate::ranks::Ranks;
 use crate::retrieval::dbscan::{Choice, Grouping, Radius, group};
 use crate::retrieval::statistics::{CameraRows, CameraSums};
 use crate::retry::retry;
@@ -31,6 +33,7 @@ use crate::storage::{atomic, hash};
 use rayon::prelude::*;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -62,8 +65,10 @@ pub struct Request {
     pub memory: Option<u64>,
     /// Settings of the command line and of files.
     pub layers: config::Layers,
-    /// True to profile a step of each stage.
+    /// True to profile a step of each stage; only for a process alone.
     pub profile: bool,
+    /// The processes that train together; `None` for one alone. The first one writes the run folder.
+    pub ranks: Option<Arc<Ranks>>,
 }
 
 /// An event of a run.
@@ -198,26 +203,54 @@ const SAVED: &str = "the state is saved; --resume continues";
 
 /// A batch in host memory.
 struct Batch {
-    bytes: Vec<u8>,
+    /// Persons of all images.
     labels: Vec<u32>,
-    /// Cameras, as in [`Sample`].
-    cameras: Vec<u32>,
-    flips: Vec<u32>,
-    /// Rectangles to fill with noise.
-    erased: Vec<[u32; 4]>,
+    /// Names of all images.
     names: Vec<String>,
+    /// Pixels of the own images.
+    bytes: Vec<u8>,
+    /// Cameras of the own images, as in [`Sample`].
+    cameras: Vec<u32>,
+    /// Of the own images.
+    flips: Vec<u32>,
+    /// Rectangles of the own images to fill with noise.
+    erased: Vec<[u32; 4]>,
 }
 
 /// Trains, and writes all results into the run folder.
 ///
 /// If the adapter is lost or out of memory, opens it again and continues from the last checkpoint, with the same bits.
-/// A second such failure within a minute, or before the next checkpoint, ends the run.
+/// A second such failure within a minute, or before the next checkpoint, ends the run. With several ranks the first such
+/// failure does.
 ///
 /// # Errors
 /// [`Error::Usage`] for a folder that holds a run already, or settings that differ from the saved ones;
 /// [`Error::NotFinite`] if loss or gradients overflow, after saving the state before that step; [`Error::Interrupted`]
 /// after a signal, after saving the state; those of weights, images and adapter.
 pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> Result<Summary> {
+    let ranks = request.ranks.as_deref();
+    let begun = Ranks::agree(ranks, begin(request, observer))?;
+    let resumes = begun.resumes;
+    let source = begun.config.as_ref().map_or(ConfigSource::Layers(&request.layers), ConfigSource::Config);
+    let end = train_in(&request.out, &source, resumes, request, observer, score)?;
+    let refit = match end.refit_epochs() {
+        Some(epochs) => refit(request, &end, epochs, observer, score)?,
+        None => None,
+    };
+    end.summary(&request.out, refit, ranks)
+}
+
+/// A run folder that is ready.
+struct Begun {
+    /// True to continue from its checkpoint.
+    resumes: bool,
+    /// The configuration of a run without one.
+    config: Option<Config>,
+    _lock: Option<FolderLock>,
+}
+
+/// Checks and locks the run folder.
+fn begin(request: &Request, observer: &dyn Follower<Event>) -> Result<Begun> {
     let out = &request.out;
     if !request.resume && holds_run(out)? {
         return Err(Error::Usage(format!(
@@ -225,8 +258,11 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
             out.display()
         )));
     }
-    std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
-    let _lock = FolderLock::acquire(out)?;
+    let mut lock = None;
+    if Ranks::is_first(request.ranks.as_deref()) {
+        std::fs::create_dir_all(out).map_err(Error::io("create", out))?;
+        lock = Some(FolderLock::acquire(out)?);
+    }
     let resumes = request.resume && out.join(LAST).exists();
     if request.resume && !resumes {
         // A run that was killed before its first checkpoint has at most a best model of its first epoch.
@@ -244,17 +280,11 @@ pub fn run(request: &Request, observer: &dyn Follower<Event>, score: Score) -> R
     // A run that was killed before its first checkpoint starts again with its own configuration if none is given.
     let saved = out.join("config.toml");
     let restarts = request.resume && !resumes && saved.exists();
-    let begun = match restarts && Config::resolve(&request.layers)?.model.backbone.is_none() {
+    let config = match restarts && Config::resolve(&request.layers)?.model.backbone.is_none() {
         true => Some(Config::resume(&saved, &request.layers)?),
         false => None,
     };
-    let source = begun.as_ref().map_or(ConfigSource::Layers(&request.layers), ConfigSource::Config);
-    let end = train_in(out, &source, resumes, request, observer, score)?;
-    let refit = match end.refit_epochs() {
-        Some(epochs) => refit(request, &end, epochs, observer, score)?,
-        None => None,
-    };
-    end.summary(out, refit)
+    Ok(Begun { resumes, config, _lock: lock })
 }
 
 /// The source of a run's configuration.
@@ -311,17 +341,24 @@ fn refit(
         }
         *most -= first.position.step;
     }
-    Log::mark_refit(&request.out.join("log.jsonl"), epochs, &name)?;
-    observer.note(&format!("training all persons for {epochs} epochs in {}", out.display()));
-    std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
-    let _lock = FolderLock::acquire(&out)?;
+    let ranks = request.ranks.as_deref();
     let resumes = out.join(LAST).exists();
+    let begun = || {
+        if !Ranks::is_first(ranks) {
+            return Ok(None);
+        }
+        Log::mark_refit(&request.out.join("log.jsonl"), epochs, &name)?;
+        std::fs::create_dir_all(&out).map_err(Error::io("create", &out))?;
+        FolderLock::acquire(&out).map(Some)
+    };
+    let _lock = Ranks::agree(ranks, begun())?;
+    observer.note(&format!("training all persons for {epochs} epochs in {}", out.display()));
     let end = train_in(&out, &ConfigSource::Config(&config), resumes, request, observer, score)?;
     if !end.is_whole() {
         return Ok(None);
     }
     let (model, best) = (out.join(BEST), request.out.join(BEST));
-    if !best.exists() || hash::of_file(&model)? != hash::of_file(&best)? {
+    if Ranks::is_first(ranks) && (!best.exists() || hash::of_file(&model)? != hash::of_file(&best)?) {
         atomic::copy_atomically(&model, &best)?;
     }
     Ok(Some(epochs))
@@ -359,7 +396,7 @@ impl RunEnd {
         epochs.filter(|_| self.config.schedule.refit && self.is_whole())
     }
 
-    fn summary(&self, out: &Path, refit: Option<usize>) -> Result<Summary> {
+    fn summary(&self, out: &Path, refit: Option<usize>, ranks: Option<&Ranks>) -> Result<Summary> {
         let RunEnd { config, position, .. } = self;
         let is_between = position.batch > 0 || position.epoch == 0;
         let epoch = match position.best {
@@ -386,7 +423,10 @@ impl RunEnd {
                 "the best by mAP on the test set, which makes its scores there too good".to_string()
             }
         };
-        let lines = logged_epochs(&out.join("log.jsonl"))?;
+        let lines = match Ranks::is_first(ranks) {
+            true => logged_epochs(&out.join("log.jsonl"))?,
+            false => Vec::new(),
+        };
         Ok(Summary {
             out: out.to_path_buf(),
             config: config.clone(),
@@ -409,69 +449,142 @@ fn train_in(
     score: Score,
 ) -> Result<RunEnd> {
     let last = out.join(LAST);
-    let job = if resumes {
-        Job::resume(out, &source.on_top(), observer)?
-    } else {
-        Job::start(source.config()?, observer)?
+    let ranks = &request.ranks;
+    let is_first = Ranks::is_first(ranks.as_deref());
+    let job = || {
+        if resumes {
+            Job::resume(out, &source.on_top(), ranks.clone(), observer)
+        } else {
+            Job::start(source.config()?, ranks.clone(), observer)
+        }
     };
-    let retrieval_sets = RetrievalSets::of(&job, score)?;
-    atomic::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
-    job.images.write(out)?;
+    let loaded = || {
+        let job = job()?;
+        let retrieval_sets = RetrievalSets::of(&job, score)?;
+        if is_first {
+            atomic::write_atomically(&out.join("config.toml"), job.config.to_toml().as_bytes())?;
+            job.images.write(out)?;
+        }
+        Ok((job, retrieval_sets))
+    };
+    let (job, retrieval_sets) = Ranks::agree(ranks.as_deref(), loaded())?;
+    if let Some(ranks) = ranks {
+        Ranks::agree(Some(ranks), check_job(&job, ranks))?;
+    }
+    if resumes && is_first {
+        note_other_ranks(out, &job, observer)?;
+    }
     if resumes && job.is_finished() {
         observer.note(&format!("the run in {} is finished", out.display()));
         return Ok(RunEnd::of(&job));
     }
     let limits = limits(&job.config);
-    retry(
-        &job.config.device.options(),
-        observer,
-        ", and the run continues from its last checkpoint",
-        &mut (job, resumes),
-        |(job, resumes), context| {
+    let mut options = job.config.device.options();
+    let train = |(job, resumes): &mut (Job, bool), context: &Context| {
+        let begun = || {
             let learner = job.learner(context)?;
             forecast::check_memory(job, &learner, context, request.memory)?;
-            let log = out.join("log.jsonl");
-            let log = match *resumes {
-                true => Log::resume(&log, job.position.step, job.position.epoch)?,
-                false => Log::create(&log)?,
-            };
-            let log = match job.config.schedule.log {
-                OtherLog::Tensorboard => log.with_events()?,
-                OtherLog::None => log,
-            };
-            let run = Run {
-                context,
-                job,
-                out,
-                log,
-                learner,
-                steps: BTreeMap::new(),
-                in_flight: VecDeque::new(),
-                idle: Vec::new(),
-                done: Instant::now(),
-                timed: None,
-                evaluations: BTreeMap::new(),
-                features: None,
-                profile: request.profile,
-                unprofiled: request.profile,
-                retrieval_sets: &retrieval_sets,
-                observer,
-            };
-            run.train()
-        },
-        |(job, resumes), _| {
-            *resumes = last.exists();
-            // The saved configuration includes all settings that overrode it, except for the limits.
-            *job = if *resumes {
-                Job::resume(out, &limits, observer)?
-            } else {
-                let job = Job::start(source.config()?, observer)?;
-                job.images.write(out)?;
-                job
-            };
-            Ok(job.position.step)
-        },
-    )
+            Ok((learner, if is_first { Some(open_log(out, job, *resumes)?) } else { None }))
+        };
+        let (learner, log) = Ranks::agree(job.ranks(), begun())?;
+        let run = Run {
+            context,
+            job,
+            out,
+            log,
+            learner,
+            steps: BTreeMap::new(),
+            in_flight: VecDeque::new(),
+            idle: Vec::new(),
+            done: Instant::now(),
+            timed: None,
+            evaluations: BTreeMap::new(),
+            features: None,
+            profile: request.profile,
+            unprofiled: request.profile,
+            retrieval_sets: &retrieval_sets,
+            observer,
+        };
+        run.train()
+    };
+    if let Some(ranks) = ranks {
+        options.local_rank = ranks.local_rank();
+        let context = Ranks::agree(Some(ranks), Context::open(&options).map_err(Error::from))?;
+        context.adapter.notes().iter().for_each(|note| observer.note_once(note));
+        Ranks::agree(Some(ranks), check_adapters(&context, ranks))?;
+        return train(&mut (job, resumes), &context);
+    }
+    let goes_on = ", and the run continues from its last checkpoint";
+    retry(&options, observer, goes_on, &mut (job, resumes), train, |(job, resumes), _| {
+        *resumes = last.exists();
+        // The saved configuration includes all settings that overrode it, except for the limits.
+        *job = if *resumes {
+            Job::resume(out, &limits, None, observer)?
+        } else {
+            let job = Job::start(source.config()?, None, observer)?;
+            job.images.write(out)?;
+            job
+        };
+        Ok(job.position.step)
+    })
+}
+
+/// Notes that the saved run had another number of ranks.
+fn note_other_ranks(out: &Path, job: &Job, observer: &dyn Observer) -> Result<()> {
+    let steps = logged_steps(&out.join("log.jsonl"))?;
+    let saved = steps.iter().rev().find(|line| line.step <= job.position.step);
+    let (before, now) = match saved {
+        Some(line) => (line.ranks.unwrap_or(1), job.ranks().map_or(1, Ranks::size)),
+        None => return Ok(()),
+    };
+    if before != now {
+        observer.note(&format!(
+            "the saved run had {before} {}, and this one has {now}: sums over other pieces of a batch round differently, \
+             so the bits may differ",
+            if before == 1 { "process" } else { "processes" }
+        ));
+    }
+    Ok(())
+}
+
+/// Opens the log of a new or resumed run.
+fn open_log(out: &Path, job: &Job, resumes: bool) -> Result<Log> {
+    let log = out.join("log.jsonl");
+    let log = match resumes {
+        true => Log::resume(&log, job.position.step, job.position.epoch)?,
+        false => Log::create(&log)?,
+    };
+    match job.config.schedule.log {
+        OtherLog::Tensorboard => log.with_events(),
+        OtherLog::None => Ok(log),
+    }
+}
+
+/// Checks that all ranks compute on adapters of one kind by the same kernels: only then are their results equal.
+fn check_adapters(context: &Context, ranks: &Ranks) -> Result<()> {
+    let Context { adapter: AdapterSummary { name, backend, driver, .. }, .. } = context;
+    let kernels = (context.family(), context.storage(), context.fragments(), context.max_tensor_bytes());
+    let own = format!("{name}, {backend}, {driver}, {kernels:?}");
+    let all = ranks.gather(own.as_bytes())?;
+    let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
+    let [first, other] = [&all[0], &all[rank]].map(|text| String::from_utf8_lossy(text).into_owned());
+    Err(Error::Usage(format!("rank 0 computes on {first}, and rank {rank} on {other}")).hinted(
+        "ranks need adapters of one kind and the same variables LAT_…, for all to have the same results",
+    ))
+}
+
+/// Checks that all ranks have the same images and the same state of the run.
+fn check_job(job: &Job, ranks: &Ranks) -> Result<()> {
+    let Position { step, epoch, batch, .. } = job.position;
+    let own = [step, epoch as u64, batch as u64, job.images.hash(), hash::number(&job.config.to_toml())];
+    let all = ranks.gather(&own)?;
+    match all.iter().position(|other| *other != all[0]) {
+        None => Ok(()),
+        Some(rank) => Err(Error::Usage(format!(
+            "rank {rank} has other images, settings or another state of the run than rank 0"
+        ))
+        .hinted("the data set and the run folder must be the same on all machines")),
+    }
 }
 
 /// Most steps in flight: the host prepares one while the adapter computes another.
@@ -534,7 +647,8 @@ struct Run<'c, 'o> {
     context: &'c Context,
     job: &'o mut Job,
     out: &'o Path,
-    log: Log,
+    /// `None` for a rank that writes no files.
+    log: Option<Log>,
     learner: Learner<'c>,
     /// Recorded steps of this stage, by batch size. The last batch of an epoch may be smaller.
     steps: BTreeMap<usize, TrainingStep>,
@@ -581,7 +695,10 @@ impl Run<'_, '_> {
         if self.job.config.optim.averages().is_some() || self.job.is_clustered() {
             return self.save(LAST);
         }
-        atomic::copy_atomically(&self.out.join(BEST), &self.out.join(LAST))
+        match self.log {
+            Some(_) => atomic::copy_atomically(&self.out.join(BEST), &self.out.join(LAST)),
+            None => Ok(()),
+        }
     }
 
     /// Trains to the end of the epoch or of the run.
@@ -606,6 +723,7 @@ impl Run<'_, '_> {
             .collect();
         let batches = samples.len();
         let reader = Reader::new(job);
+        let share = job.share();
         let changes =
             Changes { augment: job.augment(), flip: job.config.data.flip, seed, epoch: epoch as u64 };
 
@@ -615,7 +733,8 @@ impl Run<'_, '_> {
             scope.spawn(move || {
                 for (i, samples) in wanted.iter().enumerate() {
                     let place = (first + i) * batch_size;
-                    if sender.send(reader.read(samples, Some((&changes, place)))).is_err() {
+                    let own = share.places(samples.len());
+                    if sender.send(reader.read(samples, own, Some((&changes, place)))).is_err() {
                         return;
                     }
                 }
@@ -633,59 +752,92 @@ impl Run<'_, '_> {
                 self.send_step(batch?)?;
                 self.drain(MAX_IN_FLIGHT - 1)?;
                 let every = self.job.config.schedule.save_every;
-                let signal = self.observer.signal();
+                let signalled = Ranks::agree(self.job.ranks(), self.observer.check(SAVED));
                 let at_save = every > 0 && self.job.position.step.is_multiple_of(every);
-                if signal.is_some() || at_save {
+                if signalled.is_err() || at_save {
                     self.drain(0)?;
                     self.save(LAST)?;
                     self.done = Instant::now();
                 }
-                if let Some(signal) = signal {
-                    return Err(Error::Interrupted { signal, outcome: SAVED });
-                }
+                signalled?;
             }
             self.drain(0)
         });
         done?;
+        self.describe_exchange(epoch);
         if self.job.position.batch == batches {
             self.end_epoch(start)?;
         }
         self.save_all()
     }
 
-    /// Calls `take` with the index in [`Job::set`] and the embedding of each of some images, without augmentation.
+    /// Describes the time that the ranks exchanged gradients in an epoch.
+    fn describe_exchange(&mut self, epoch: usize) {
+        let all = self.steps.values_mut().map(TrainingStep::take_exchange_times);
+        let [total, overlapped] = all.fold([0.0; 2], |[total, overlapped], times| {
+            [total + times.total.as_secs_f64(), overlapped + times.overlapped.as_secs_f64()]
+        });
+        if total > 0.0 {
+            self.observer.detail(&format!(
+                "epoch {epoch}: gradients exchanged in {total:.2} s, {:.0} % of it during the backward pass",
+                100.0 * overlapped / total
+            ));
+        }
+    }
+
+    /// Calls `take` with the index in [`Job::set`] and the embedding of each of some images, without augmentation. The
+    /// ranks embed one batch each at a time.
     fn embed(&self, indices: &[usize], mut take: impl FnMut(usize, &[f32])) -> Result<()> {
         let reader = Reader::new(self.job);
         let mut recorded: BTreeMap<usize, EvaluationStep> = BTreeMap::new();
         let stage = Stage::new(self.observer, "embedding", indices.len(), SAVED);
-        for indices in indices.chunks(self.job.micro_batch()) {
-            let samples: Vec<Sample> = indices.iter().map(|&i| self.job.set.images[i].clone()).collect();
-            let batch = reader.read(&samples, None)?;
-            let count = samples.len();
-            let step = match recorded.entry(count) {
-                Entry::Occupied(step) => step.into_mut(),
-                Entry::Vacant(place) => place.insert(self.learner.record_embedding(count)?),
+        let ranks = self.job.ranks();
+        let (rank, count) = ranks.map_or((0, 1), |ranks| (ranks.rank(), ranks.size()));
+        let batches: Vec<&[usize]> = indices.chunks(self.job.micro_batch()).collect();
+        for round in batches.chunks(count) {
+            let images = round.concat();
+            let mut embedded = || {
+                let own =
+                    round.get(rank).map_or(Ok(Vec::new()), |own| self.rows(own, &reader, &mut recorded))?;
+                stage.advance(images.len())?;
+                Ok(own)
             };
-            step.write(self.context, &batch.bytes);
-            step.write_cameras(self.context, &self.job.camera_rows(&batch.cameras));
-            step.plan.run(self.context)?;
-            let embeddings = self.context.read(&step.output)?;
-            let length = embeddings.len() / count;
-            indices.iter().zip(embeddings.chunks(length)).for_each(|(&index, row)| take(index, row));
-            self.saved_if_interrupted(stage.advance(count))?;
+            let own = self.saved_if_interrupted(Ranks::agree(ranks, embedded()))?;
+            let rows = ranks.map_or(Ok(vec![own.clone()]), |ranks| ranks.gather(&own))?.concat();
+            let length = rows.len() / images.len();
+            images.iter().zip(rows.chunks(length)).for_each(|(&index, row)| take(index, row));
         }
         Ok(())
     }
 
+    /// Embeds one batch.
+    fn rows(
+        &self,
+        indices: &[usize],
+        reader: &Reader,
+        recorded: &mut BTreeMap<usize, EvaluationStep>,
+    ) -> Result<Vec<f32>> {
+        let samples: Vec<Sample> = indices.iter().map(|&i| self.job.set.images[i].clone()).collect();
+        let count = samples.len();
+        let batch = reader.read(&samples, 0..count, None)?;
+        let step = match recorded.entry(count) {
+            Entry::Occupied(step) => step.into_mut(),
+            Entry::Vacant(place) => place.insert(self.learner.record_embedding(count)?),
+        };
+        step.write(self.context, &batch.bytes);
+        step.write_cameras(self.context, &self.job.camera_rows(&batch.cameras));
+        step.plan.run(self.context)?;
+        Ok(self.context.read(&step.output)?)
+    }
+
     /// Saves the state if a signal ended an operation between two steps.
     fn saved_if_interrupted<T>(&self, result: Result<T>) -> Result<T> {
-        match result {
-            Err(Error::Interrupted { signal, .. }) => {
+        result.or_else(|error| {
+            if error.is_interruption() {
                 self.save(LAST)?;
-                Err(Error::Interrupted { signal, outcome: SAVED })
             }
-            result => result,
-        }
+            Err(error.with_outcome(SAVED))
+        })
     }
 
     /// Sets each person's prototype to the mean embedding of its training images without augmentation, to unit length.
@@ -730,7 +882,7 @@ impl Run<'_, '_> {
         let mut options = job.config.cluster.options();
         options.radius = job.eps.map_or(options.radius, Radius::Fixed);
         let memory = context.default_memory().min(MOST_FOR_CLUSTERS);
-        let grouping = group(context, &rows, &options, memory, observer, SAVED);
+        let grouping = group(context, &rows, &options, memory, job.ranks(), observer, SAVED);
         let Grouping { eps, clusters, tried, .. } = self.saved_if_interrupted(grouping)?;
         for Choice { eps, clusters, silhouette } in &tried {
             let silhouette = silhouette.map_or("none".to_string(), |value| format!("{value:.4}"));
@@ -796,8 +948,16 @@ impl Run<'_, '_> {
                 },
                 self.device_bytes() >> 20
             ));
+            if let (Some(ranks), Some(traffic)) = (self.job.ranks(), recorded.traffic()) {
+                let Traffic { parts, gradients } = traffic;
+                self.observer.note(&format!(
+                    "epoch {epoch}: each of {} ranks sends {} bytes per step: gradients {gradients}, parts {parts}",
+                    ranks.size(),
+                    gradients + parts
+                ));
+            }
             let micro_batch = self.job.micro_batch();
-            if micro_batch < batch {
+            if micro_batch < self.job.share().places(batch).len() {
                 let whole = self.learner.need(stage, batch, batch)?;
                 self.observer.detail(&format!(
                     "micro-batch {micro_batch}: a step of {batch} images needs {} MiB instead of {} MiB, and {:.2} times the work",
@@ -875,8 +1035,10 @@ impl Run<'_, '_> {
             self.profile(count)?;
             self.done = Instant::now();
         }
-        let recorded = &self.steps[&count];
-        recorded.plan.run(context)?;
+        let Some(recorded) = self.steps.get_mut(&count) else {
+            unreachable!("the step for {count} images is recorded");
+        };
+        recorded.run(context, self.job.ranks())?;
         let words = recorded.losses.words;
         let mut results = match self.idle.pop().filter(|results| results.capacity >= words) {
             Some(results) => results,
@@ -907,7 +1069,9 @@ impl Run<'_, '_> {
     /// Logs the last finished step.
     fn log_step(&mut self) -> Result<()> {
         let Some(Timed { line, .. }) = self.timed.take() else { return Ok(()) };
-        self.log.step(&line)?;
+        if let Some(log) = &mut self.log {
+            log.step(&line)?;
+        }
         self.observer.event(Event::Step { line, steps: self.job.schedule.steps() })
     }
 
@@ -948,6 +1112,7 @@ impl Run<'_, '_> {
             trainable_params: self.learner.trainable_parameters() as u64,
             images_per_s: count as f64 / seconds,
             gpu_bytes,
+            ranks: self.job.ranks().map(Ranks::size),
         };
         let mut timed = Timed { line, images: count, seconds, shares: false };
         if let Some(before) = &mut self.timed {
@@ -1003,7 +1168,8 @@ impl Run<'_, '_> {
             position.best = Some(score);
             self.save(BEST)?;
         }
-        self.log.epoch(&line)?;
+        let Some(log) = &mut self.log else { return Ok(()) };
+        log.epoch(&line)?;
         self.observer.event(Event::Epoch(line))?;
         let epochs = logged_epochs(&self.out.join("log.jsonl"))?;
         let best = self.job.position.best.and_then(|best| best.epoch);
@@ -1052,6 +1218,7 @@ impl Run<'_, '_> {
         };
         // The epoch's steps are done, so a resumed run continues with validation.
         let scores = (self.retrieval_sets.score)(retrieval_set, self.context, &network, self.observer);
+        let scores = Ranks::agree(self.job.ranks(), scores);
         self.saved_if_interrupted(scores)
     }
 
@@ -1067,8 +1234,8 @@ impl Run<'_, '_> {
         let (mut loss, mut right) = (0.0, 0usize);
         for indices in self.job.validation.chunks(most) {
             let samples: Vec<Sample> = indices.iter().map(|&i| self.job.set.images[i].clone()).collect();
-            let batch = reader.read(&samples, None)?;
             let count = samples.len();
+            let batch = reader.read(&samples, 0..count, None)?;
             if !self.evaluations.contains_key(&count) {
                 self.evaluations.insert(count, self.learner.record_evaluation(count)?);
             }
@@ -1090,8 +1257,11 @@ impl Run<'_, '_> {
     }
 
     /// Writes the best model, or a checkpoint with everything that a resumed run needs. They differ if weights are
-    /// averaged.
+    /// averaged. Does nothing on a rank that writes no files.
     fn save(&self, name: &str) -> Result<()> {
+        if self.log.is_none() {
+            return Ok(());
+        }
         let Job { config, network, set, images, trained_on, position, .. } = &self.job;
         let mut tensors = if name == BEST { self.model()? } else { self.learner.read_parameters()? };
         let mut state = BTreeMap::from([
@@ -1205,9 +1375,16 @@ impl Reader {
         Reader { options, size: job.network.config.image, crowd: job.set.crowd.clone() }
     }
 
-    /// Loads the images of a batch. `changes` are given with the index in the epoch of the first image.
-    fn read(&self, samples: &[Sample], changes: Option<(&Changes, usize)>) -> Result<Batch> {
+    /// Loads the `own` images of a batch. `changes` are given with the index in the epoch of the batch's first image.
+    fn read(
+        &self,
+        samples: &[Sample],
+        own: Range<usize>,
+        changes: Option<(&Changes, usize)>,
+    ) -> Result<Batch> {
+        let start = own.start;
         let load = |(i, sample): (usize, &Sample)| {
+            let i = start + i;
             // Drawn images differ from visit to visit. Without changes, each has one form.
             let visit = changes.map_or(0, |(changes, first)| (changes.epoch + 1) << 40 | (first + i) as u64);
             let mut image = match (&sample.source, &self.crowd) {
@@ -1226,13 +1403,13 @@ impl Reader {
             let erased = augment.map_or([0; 4], |it| it.apply(&mut image, *seed, *epoch, place).words());
             Ok((image, u32::from(sampler::flips(*seed, *epoch, place, *flip)), erased))
         };
-        let read = samples.par_iter().enumerate().map(load).collect::<Result<Vec<_>>>()?;
+        let read = samples[own.clone()].par_iter().enumerate().map(load).collect::<Result<Vec<_>>>()?;
         Ok(Batch {
             flips: read.iter().map(|(_, flip, _)| *flip).collect(),
             erased: read.iter().map(|(.., erased)| *erased).collect(),
             bytes: read.into_iter().flat_map(|(image, ..)| image.pixels).collect(),
             labels: samples.iter().map(|sample| sample.class as u32).collect(),
-            cameras: samples.iter().map(|sample| sample.camera).collect(),
+            cameras: samples[own].iter().map(|sample| sample.camera).collect(),
             names: samples.iter().map(|sample| sample.name.clone()).collect(),
         })
     }

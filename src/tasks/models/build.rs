@@ -91,7 +91,7 @@ pub fn build(request: &Build<'_>, observer: &dyn Follower<Event>) -> Result<Path
     }
     let layers = Layers { base, set: set.clone(), ..Layers::default() };
     let request =
-        Request { out: out.clone(), resume: true, memory: *memory, layers, profile: false };
+        Request { out: out.clone(), resume: true, memory: *memory, layers, profile: false, ranks: None };
     let summary = train(&request, observer)?;
     if let Some(unfinished) = summary.unfinished {
         observer.note(&format!("{unfinished}; the same command continues"));

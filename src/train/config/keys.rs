@@ -346,7 +346,7 @@ settings! {
     }
     /// The adapter, `[device]`.
     device: DeviceConfig {
-        /// Part of the adapter's name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one].
+        /// Index of the adapter, or a part of its name, see `lat-wgpu info` [default: $LAT_ADAPTER, else the best one].
         adapter: Option<String> = None, Text("NAME");
         /// Storage of weights and activations; sums and updates are f32.
         precision: Precision = Precision::F32, word::<Precision>();

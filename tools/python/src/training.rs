@@ -149,7 +149,7 @@ fn begin(
     let layers = with_backbone(layers, false, listener)?;
     run_paths(Paths::new(), &out, resume, &layers, is_own)?.check()?;
     let layers = complete(layers, listener)?;
-    run_training(&Request { out, resume, memory, layers, profile: false }, listener)
+    run_training(&Request { out, resume, memory, layers, profile: false, ranks: None }, listener)
 }
 
 /// Trains a model as `lat-wgpu train` does, and returns its Run.
