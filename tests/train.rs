@@ -757,6 +757,14 @@ fn micro_batches_take_less_memory_and_give_the_same_losses() {
     }
     let bytes = |run: &Path| lines(run)[0]["gpu_bytes"].as_u64().unwrap();
     assert!(bytes(&pieces) < bytes(&whole));
+    // A resumed run may take other pieces, and says what that means.
+    finish(0, train(here, &recipe).args(["half", "--max-steps", "7"]));
+    let resumed = ["train", "--resume", "--out", "half", "--micro-batch", "3"];
+    let (_, stderr) = expect(0, here, &resumed);
+    assert!(stderr.contains("the saved run had micro-batches of 7, and this one has 3"), "{stderr}");
+    for (a, b) in losses(&whole).iter().zip(losses(&here.join("half"))) {
+        assert!((a - b).abs() < 1e-3 * a, "{a} {b}");
+    }
 }
 
 #[test]

@@ -238,7 +238,16 @@ impl Job {
         observer: &dyn Observer,
     ) -> Result<Job> {
         let last = out.join("last.safetensors");
-        let config = Config::resume(&out.join("config.toml"), layers)?;
+        let saved = out.join("config.toml");
+        let config = Config::resume(&saved, layers)?;
+        let before = Config::read(&saved)?.micro_batch();
+        if before != config.micro_batch() {
+            observer.note(&format!(
+                "the saved run had micro-batches of {before}, and this one has {}: sums over other pieces of a batch round \
+                 differently, so the bits may differ",
+                config.micro_batch()
+            ));
+        }
         let set = labelled(&config, |_| {})?;
         let images = ImageList::of(&set)?;
         let network =

@@ -10,8 +10,14 @@ use std::path::Path;
 use toml::Value;
 
 /// Keys that a resumed run may change.
-const FREE: [&str; 5] =
-    ["schedule.epochs", "schedule.max_steps", "schedule.save_every", "schedule.log", "device.adapter"];
+const FREE: [&str; 6] = [
+    "schedule.epochs",
+    "schedule.max_steps",
+    "schedule.micro_batch",
+    "schedule.save_every",
+    "schedule.log",
+    "device.adapter",
+];
 
 /// Keys that name files or folders. Two spellings of one path are equal.
 const PLACES: [&str; 4] = ["model.backbone", "data.dir", "cluster.images", "cluster.cameras"];

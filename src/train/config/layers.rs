@@ -36,7 +36,8 @@ impl Config {
 
     /// Returns the configuration of a resumed run. Keys default to the saved run, and given keys must agree with it.
     ///
-    /// Only `schedule.epochs`, `schedule.max_steps`, `schedule.save_every`, `schedule.log` and `device.adapter` may differ.
+    /// Only `schedule.epochs`, `schedule.max_steps`, `schedule.micro_batch`, `schedule.save_every`, `schedule.log` and
+    /// `device.adapter` may differ.
     /// The limit of steps and the adapter default to none.
     ///
     /// # Errors
