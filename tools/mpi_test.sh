@@ -15,16 +15,24 @@ cp "${CARGO_TARGET_DIR:-target}/debug/lat-wgpu" "$program"
 # The program without the feature again.
 cargo test --no-run --test cli
 
-if ! ip netns add lat-probe 2>/dev/null; then
+# Containers may allow none of these.
+two_hosts_work() {
+    ip netns add lat-probe &&
+        ip link add lat-a netns lat-probe type veth peer name lat-b netns lat-probe &&
+        ip netns exec lat-probe unshare --uts hostname lat-probe
+}
+works=yes
+two_hosts_work 2>/dev/null || works=no
+ip netns del lat-probe 2>/dev/null || true
+if [ "$works" = no ]; then
     echo "no network namespaces here: two hosts are not tested"
     exit
 fi
-ip netns del lat-probe
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 "$program" synth "$folder/figures" --persons 8 --cameras 2 --seed 3 --quiet
 run=(train --backbone tests/goldens/plain.model.safetensors --heads 2 --data "$folder/figures" --batch-size 8 --epochs 2 --quiet)
 "$program" "${run[@]}" --micro-batch 4 --out "$folder/one"
-tools/two_hosts.sh --rate 1gbit "$program" "${run[@]}" --out "$folder/two"
+tools/two_hosts.sh "$program" "${run[@]}" --out "$folder/two"
 for file in best.safetensors last.safetensors; do cmp "$folder/one/$file" "$folder/two/$file"; done
 echo "two hosts give the bits of one process"
