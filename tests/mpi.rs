@@ -44,12 +44,13 @@ fn assert_same(folder: &Path, one: &str, other: &str) {
     assert_eq!(losses(&folder.join(one)), losses(&folder.join(other)));
 }
 
-/// Losses in a log, with the number of ranks of each step.
+/// The lines of a run's log.
 fn log(run: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// The values of each line of the log that are the same in equal runs.
 fn losses(run: &Path) -> Vec<String> {
     let keys = ["epoch", "step", "loss", "train_loss", "val_accuracy", "clusters", "lr"];
     log(run).iter().map(|line| keys.map(|key| line[key].to_string()).join(" ")).collect()
@@ -61,6 +62,11 @@ fn traffic(stderr: &str) -> Vec<u64> {
     lines
         .map(|line| line.split(" sends ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap())
         .collect()
+}
+
+/// The errors that a command prints.
+fn errors(stderr: &str) -> Vec<&str> {
+    stderr.lines().filter(|line| line.starts_with("error: ")).collect()
 }
 
 /// Keys of a recipe with BNNeck, triplets, prototypes, averages, stochastic depth and random erasing.
@@ -78,15 +84,14 @@ fn ranks_equal_one_process_with_micro_batches() {
     let here = folder.path();
     let recipe = settings(RECIPE);
     let adam = ["--set", "data.val_fraction=0.2", "--set", "head.dropout=0.5"];
-    let half = ["--precision", "f16", "--micro-batch", "2"];
-    // The batches of 7 leave 5 of 40 images for the last one of an epoch; of three pieces of 3, 3 and 1 images then
-    // the last one has none, and of four pieces of 2, 2, 2 and 1 images it has 1.
+    // The batches of 7 leave 5 of 40 images for the last one of an epoch; of three pieces of 3, 3 and 1 images the last
+    // one then has none.
     for (name, ranks, batch, micro_batch, more) in [
         ("paper", 2, "8", "4", &adam[..]),
         ("uneven", 3, "7", "3", &[]),
         ("recipe", 2, "8", "4", &recipe),
         ("recipe", 3, "8", "3", &recipe),
-        ("f16", 2, "4", "2", &half[..2]),
+        ("f16", 2, "4", "2", &["--precision", "f16"]),
     ] {
         let [one, all] = ["one", "all"].map(|run| format!("{name}-{ranks}-{run}"));
         let both = [&["--batch-size", batch], more].concat();
@@ -244,7 +249,7 @@ fn an_image_that_one_rank_cannot_read_ends_all() {
     std::fs::write(&image, vec![b'x'; size]).unwrap();
     let start = Instant::now();
     let (_, stderr) = finish(1, &mut mpirun(2, here, &training("run", &["--batch-size", "8"])));
-    let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    let errors = errors(&stderr);
     let name = image.file_name().unwrap().to_str().unwrap();
     assert!(
         errors.len() == 1 && errors[0].starts_with("error: rank ") && errors[0].contains(name),
@@ -276,7 +281,7 @@ fn errors_are_printed_once_with_the_code_of_one_process() {
     let here = folder.path();
     let refused = |code, more: &[&str], wanted: &str| {
         let (_, stderr) = finish(code, &mut mpirun(2, here, more));
-        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        let errors = errors(&stderr);
         assert!(errors.len() == 1 && errors[0].contains(wanted), "{stderr}");
     };
     refused(2, &["train"], "missing --backbone, --data, --out");

@@ -12,20 +12,15 @@ differences in mAP to the row above: paired bootstrap, which draws persons.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from check_metrics import average_precision
+from compare_drawn import interval, means, run
+
 ROWS = ("as it is", "camera statistics", "adapted without labels", "trained with labels")
-
-
-def run(*command):
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.DEVNULL)
-    if done.returncode != 0:
-        sys.exit(f"error: {' '.join(str(word) for word in command)}: exit code {done.returncode}")
 
 
 def embedded(binary, model, images, out):
@@ -47,7 +42,7 @@ def persons(binary, model, data):
         order = np.argsort(-(gallery[kept] @ query), kind="stable")
         hits = (found[kept] == person)[order]
         if hits.any():
-            precision = (np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)).mean()
+            precision = average_precision(hits, "plain")
             row = sums.setdefault(int(person), [0, 0.0, 0])
             row[0], row[1], row[2] = row[0] + 1, row[1] + float(precision), row[2] + int(hits[0])
     return [sums[person] for person in sorted(sums)]
@@ -78,12 +73,6 @@ def scored(options, row, seed):
     return {"row": row, "seed": seed, "persons": persons(options.binary, model, options.data)}
 
 
-def means(sums):
-    """R1 and mAP in percent, from counts and sums of AP and rank-1 of persons."""
-    count, precision, first = np.moveaxis(np.asarray(sums, float).sum(-2), -1, 0)
-    return np.stack([first / count, precision / count], -1) * 100
-
-
 def table(results):
     print("| model | R1 | mAP | seeds | difference in mAP |")
     print("|---|---|---|---|---|")
@@ -92,15 +81,10 @@ def table(results):
         each = [result["persons"] for result in results if result["row"] == row]
         if not each:
             continue
-        sums, cells = np.sum(each, 0), [row]
+        sums, cells = np.sum(np.asarray(each, float), 0), [row]
         cells += [f"{score:.1f}" for score in means(sums)]
-        cells.append(", ".join(f"{means(of)[1]:.1f}" for of in each) if len(each) > 1 else "")
-        if before is None:
-            cells.append("")
-        else:
-            chosen = np.random.default_rng(0).integers(0, len(sums), (10_000, len(sums)))
-            low, high = np.percentile((means(sums[chosen]) - means(before[chosen]))[:, 1], [5, 95])
-            cells.append(f"{low:+.1f} to {high:+.1f}".replace("-", "−"))
+        cells.append(", ".join(f"{means(np.asarray(of, float))[1]:.1f}" for of in each) if len(each) > 1 else "")
+        cells.append("" if before is None else interval(sums, before))
         before = sums
         print(f"| {' | '.join(cells)} |")
 

@@ -48,11 +48,6 @@ def groups(blocks):
     return [NORM] + blocks * [BLOCK] + (blocks == DEPTH) * [EMBEDDINGS]
 
 
-def alone(whole, blocks):
-    """Return the seconds of a step with some blocks open, given those with all."""
-    return whole / 3 + 2 * whole / 3 * blocks / DEPTH
-
-
 def step(whole, blocks, parts, ranks, alpha, rate, host=True):
     """Return the seconds of a step, given those of one process with all blocks open. `parts` are the bytes of a rank's
     parts. `host` adds the time that gradients take on the host."""
@@ -75,7 +70,7 @@ def computed():
     for link, (alpha, rate) in LINKS.items():
         for blocks in OPEN:
             times = [step(CARD, blocks, 32 * PART_BYTES, ranks, alpha, rate) for ranks in RANKS]
-            cells = [f"{1000 * time:.0f} ms, {100 * alone(CARD, blocks) / time:.0f} %" for time in times]
+            cells = [f"{1000 * time:.0f} ms, {100 * times[0] / time:.0f} %" for time in times]
             print(f"| {link} | {blocks} | " + " | ".join(cells) + " |")
 
 
@@ -132,7 +127,7 @@ def measured():
     print("|---|---|---|---|---|---|---|---|")
     for row in json.loads(FIGURES.read_text())["rows"]:
         blocks, parts, gradients = row["blocks_open"], row["part_bytes"], row["gradient_bytes"]
-        whole = row["alone_s"] / alone(1, blocks)
+        whole = row["alone_s"] / step(1, blocks, 0, 1, 0, 1)
         time = step(whole, blocks, parts, 2, 0, gradients / row["exchange_s"], host=False)
         print(
             f"| {blocks} | {row['rate']} | {(gradients + parts) / 1e6:.1f} MB | {row['alone_s']:.2f} s "

@@ -8,6 +8,7 @@ use super::error::{Error, Result};
 use super::layout::PlanSummary;
 use super::pipeline::Pipeline;
 use super::recorder::{Backing, Dispatch, Recorder};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The words of a guarded plan's tensors before a run: NaN as f32 and as two f16.
@@ -26,8 +27,8 @@ pub struct Plan {
     steps: Vec<Step>,
     /// The dispatch of each step, in order.
     pub dispatches: Vec<Dispatch>,
-    /// End of each submit, by section.
-    sections: Vec<Vec<usize>>,
+    /// Steps of each submit, by section.
+    sections: Vec<Vec<Range<usize>>>,
     heaps: Vec<Buffer>,
     /// Tensors with guard words, in a guarded context: those in the heaps, then imported buffers.
     guarded: [Vec<Buffer>; 2],
@@ -105,10 +106,9 @@ impl Recorder<'_> {
         let mut start = 0;
         let ends = self.stops.iter().copied().chain([flops.len()]);
         let sections = ends.map(|end| {
-            let submits = submit_ends(&flops[start..end], context.class());
-            let submits = submits.into_iter().map(|submit| start + submit).collect();
-            start = end;
-            submits
+            let first = start;
+            let submits = submit_ends(&flops[first..end], context.class()).into_iter();
+            submits.map(|end| std::mem::replace(&mut start, first + end)..first + end).collect()
         });
         let sections = sections.collect();
         Ok(Plan { steps, dispatches: self.dispatches, sections, heaps, guarded, summary: layout.summary })
@@ -157,17 +157,14 @@ impl Plan {
             context.write(tensor, bytemuck::cast_slice(&vec![UNWRITTEN; tensor.words]));
             context.write_guard(tensor);
         }
-        let mut start =
-            self.sections[..section].iter().rev().find_map(|ends| ends.last().copied()).unwrap_or(0);
-        for &end in &self.sections[section] {
+        for submit in &self.sections[section] {
             context.submit(
-                start..end,
+                submit.clone(),
                 self.steps.len(),
                 |i| self.dispatches[i].label.clone(),
                 |encoder, steps| self.encode(encoder, steps, None),
             );
             context.check()?;
-            start = end;
         }
         if section + 1 == self.sections.len() { self.check_guards(context) } else { Ok(()) }
     }

@@ -53,27 +53,28 @@ pub struct Traffic {
 }
 
 impl Exchange {
-    /// Creates the exchange of a step of `batch` images with the given parts and gradients.
+    /// Creates the exchange of a step of `batch` images with the given parts and gradients, in the order in which
+    /// the backward pass completes them.
     ///
     /// # Errors
     /// If there is no memory for readbacks.
-    pub(super) fn new(
+    pub(super) fn new<'a>(
         context: &Context,
         share: Share,
         batch: usize,
         parts: Buffer,
-        buckets: Vec<Buffer>,
+        gradients: impl Iterator<Item = &'a Buffer>,
     ) -> Result<Exchange> {
-        let bucket = |gradients: Buffer| {
+        let bucket = |gradients: &Buffer| {
             let readback = Readback::new(context, gradients.words)?;
-            Ok(Bucket { gradients, readback })
+            Ok(Bucket { gradients: gradients.clone(), readback })
         };
         Ok(Exchange {
             share,
             batch,
             readback: Readback::new(context, parts.words)?,
             parts,
-            buckets: buckets.into_iter().map(bucket).collect::<Result<_>>()?,
+            buckets: gradients.map(bucket).collect::<Result<_>>()?,
             times: ExchangeTimes::default(),
         })
     }
@@ -85,7 +86,7 @@ impl Exchange {
         plan.run_section(context, 0)?;
         self.readback.start(context, &self.parts, own.end * width);
         let parts = self.readback.finish(context)?;
-        let parts = ranks.gather(&parts[own.start * width..])?.concat();
+        let parts = ranks.gather(&parts[own.start * width..])?;
         context.write(&self.parts, bytemuck::cast_slice(&parts));
         let count = self.buckets.len();
         let (sender, receiver) = mpsc::channel();

@@ -262,10 +262,9 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     /// Returns the gradients of the backbone's groups in the order in which the backward pass completes them.
-    fn buckets(&self) -> impl Iterator<Item = (GroupKind, &Buffer)> {
+    fn buckets(&self) -> impl Iterator<Item = &Buffer> {
         let groups = self.gradients.memory().groups.iter().rev();
-        let of_backbone = groups.filter(|(group, _)| group.kind != GroupKind::PartClassifiers);
-        of_backbone.map(|(group, arena)| (group.kind, arena))
+        groups.filter(|(group, _)| group.kind != GroupKind::PartClassifiers).map(|(_, arena)| arena)
     }
 }
 
@@ -309,10 +308,7 @@ impl<'c> Learner<'c> {
         let plan = recorder.finish()?;
         let bytes = plan.summary().heap_bytes + memory.bytes();
         let StepMemory { micro_batches, parts, drop_path, labels, step, losses, control, .. } = memory;
-        let exchange = |parts: Buffer| {
-            let buckets = stage.buckets().map(|(_, gradients)| gradients.clone()).collect();
-            Exchange::new(context, self.share, batch, parts, buckets)
-        };
+        let exchange = |parts| Exchange::new(context, self.share, batch, parts, stage.buckets());
         let exchange = parts.map(exchange).transpose()?;
         let (rate, depth) = (self.drop_path, self.config.depth);
         let drop_path = drop_path.map(|factors| DropPathFactors { factors, rate, depth, batch });

@@ -57,7 +57,15 @@ impl Ranks {
     ///
     /// # Errors
     /// None.
-    pub fn gather<T>(&self, _: &[T]) -> Result<Vec<Vec<T>>> {
+    pub fn gather<T>(&self, _: &[T]) -> Result<Vec<T>> {
+        match *self {}
+    }
+
+    /// Collects values of each rank.
+    ///
+    /// # Errors
+    /// None.
+    pub fn gather_each<T>(&self, _: &[T]) -> Result<Vec<Vec<T>>> {
         match *self {}
     }
 

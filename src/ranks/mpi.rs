@@ -71,7 +71,7 @@ impl Ranks {
             .as_ref()
             .err()
             .map_or(Vec::new(), |error| [&[error.exit_code()], error.with_causes().as_bytes()].concat());
-        let all = self.gather(&own)?;
+        let all = self.gather_each(&own)?;
         let Some((rank, [code, text @ ..])) =
             all.iter().map(Vec::as_slice).enumerate().find(|(_, it)| !it.is_empty())
         else {
@@ -92,27 +92,40 @@ impl Ranks {
         self.failed.load(Ordering::Relaxed) || matches!(error.plain(), Error::NotFinite { .. })
     }
 
-    /// Returns the values of each rank. Every rank must call it at the same point of its work.
+    /// Returns the values of all ranks in their order. Every rank must call it at the same point of its work.
     ///
     /// # Errors
     /// [`Error::Rank`] if MPI fails.
-    pub fn gather<T: MpiDatatype + Default>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
+    pub fn gather<T: MpiDatatype + Default>(&self, own: &[T]) -> Result<Vec<T>> {
+        Ok(self.gathered(own)?.0)
+    }
+
+    /// As [`Self::gather`], with the values of each rank by themselves.
+    ///
+    /// # Errors
+    /// As [`Self::gather`].
+    pub fn gather_each<T: MpiDatatype + Default>(&self, own: &[T]) -> Result<Vec<Vec<T>>> {
+        let (all, counts) = self.gathered(own)?;
+        let mut all = all.into_iter();
+        Ok(counts.into_iter().map(|count| all.by_ref().take(count).collect()).collect())
+    }
+
+    /// Returns the values of all ranks in their order, and the number of values of each.
+    fn gathered<T: MpiDatatype + Default>(&self, own: &[T]) -> Result<(Vec<T>, Vec<usize>)> {
         let mut counts = vec![0; self.size];
         self.done(self.world.allgather(&[own.len() as u64], &mut counts))?;
-        let ends: Vec<u64> =
-            counts.iter().scan(0, |end, count| Some(std::mem::replace(end, *end + count))).collect();
         let total = counts.iter().sum::<u64>();
         if i32::try_from(total).is_err() {
             return Err(Error::TooLarge(format!("{total} values are more than MPI gathers")));
         }
         let mut all = vec![T::default(); total as usize];
         if total > 0 {
-            let [counts, starts] =
-                [&counts, &ends].map(|words| words.iter().map(|&n| n as i32).collect::<Vec<_>>());
+            let counts: Vec<i32> = counts.iter().map(|&count| count as i32).collect();
+            let starts: Vec<i32> =
+                counts.iter().scan(0, |end, count| Some(std::mem::replace(end, *end + count))).collect();
             self.done(self.world.allgatherv(own, &mut all, &counts, &starts))?;
         }
-        let piece = |(&start, &count): (&u64, &u64)| all[start as usize..][..count as usize].to_vec();
-        Ok(ends.iter().zip(&counts).map(piece).collect())
+        Ok((all, counts.into_iter().map(|count| count as usize).collect()))
     }
 
     /// Replaces values by their sums over the first `terms` ranks, added in the order of the ranks: each rank adds a

@@ -161,7 +161,7 @@ pub fn group(
         let labels = clusters.labels.iter().map(|label| label.map_or(0, |label| u64::from(label) + 1));
         [eps.to_bits(), clusters.count as u64].into_iter().chain(labels).collect()
     });
-    let sent = ranks.gather(&own)?.swap_remove(0);
+    let sent = ranks.gather(&own)?;
     let (eps, clusters, tried) = first.unwrap_or_else(|| {
         let labels = sent[2..].iter().map(|label| label.checked_sub(1).map(|label| label as u32)).collect();
         (f64::from_bits(sent[0]), Clusters { labels, count: sent[1] as usize }, Vec::new())

@@ -227,8 +227,8 @@ impl Neighbourhood {
 fn gathered(own: &Sparse, ranks: &Ranks) -> Result<Sparse> {
     let lengths: Vec<u32> = own.iter().map(|row| row.len() as u32).collect();
     let (columns, values): (Vec<u32>, Vec<f64>) = own.iter().flatten().copied().unzip();
-    let lengths = ranks.gather(&lengths)?.concat();
-    let mut entries = ranks.gather(&columns)?.concat().into_iter().zip(ranks.gather(&values)?.concat());
+    let lengths = ranks.gather(&lengths)?;
+    let mut entries = ranks.gather(&columns)?.into_iter().zip(ranks.gather(&values)?);
     Ok(lengths.into_iter().map(|length| entries.by_ref().take(length as usize).collect()).collect())
 }
 
@@ -282,8 +282,8 @@ impl Nearest {
 
     /// Collects those that each rank found.
     fn gathered(self, ranks: &Ranks) -> Result<Nearest> {
-        let rows = ranks.gather(&self.rows.concat())?.concat();
-        let largest = ranks.gather(&self.largest)?.concat();
+        let rows = ranks.gather(&self.rows.concat())?;
+        let largest = ranks.gather(&self.largest)?;
         let count = rows.len() / largest.len().max(1);
         Ok(Nearest { rows: rows.chunks(count.max(1)).map(<[u32]>::to_vec).collect(), largest })
     }

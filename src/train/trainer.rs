@@ -2,7 +2,7 @@
 //! stopped.
 
 use super::config::{BestBy, Config, OtherLog};
-use super::job::{AVERAGE, Best, CLUSTERS, EPS, IMAGES, Job, POSITION, PROTOTYPES, Position};
+use super::job::{AVERAGE, Best, CLUSTERS, EPS, IMAGES, Job, OTHER_PIECES, POSITION, PROTOTYPES, Position};
 use super::log::{
     ClusterCounts, EpochLine, Log, RetrievalScores, StepLine, epochs as logged_epochs, steps as logged_steps,
     write_csv,
@@ -539,8 +539,7 @@ fn note_other_ranks(out: &Path, job: &Job, observer: &dyn Observer) -> Result<()
     };
     if before != now {
         observer.note(&format!(
-            "the saved run had {before} {}, and this one has {now}: sums over other pieces of a batch round differently, \
-             so the bits may differ",
+            "the saved run had {before} {}, and this one has {now}: {OTHER_PIECES}",
             if before == 1 { "process" } else { "processes" }
         ));
     }
@@ -565,7 +564,7 @@ fn check_adapters(context: &Context, ranks: &Ranks) -> Result<()> {
     let Context { adapter: AdapterSummary { name, backend, driver, .. }, .. } = context;
     let kernels = (context.family(), context.storage(), context.fragments(), context.max_tensor_bytes());
     let own = format!("{name}, {backend}, {driver}, {kernels:?}");
-    let all = ranks.gather(own.as_bytes())?;
+    let all = ranks.gather_each(own.as_bytes())?;
     let Some(rank) = all.iter().position(|other| *other != all[0]) else { return Ok(()) };
     let [first, other] = [&all[0], &all[rank]].map(|text| String::from_utf8_lossy(text).into_owned());
     Err(Error::Usage(format!("rank 0 computes on {first}, and rank {rank} on {other}")).hinted(
@@ -577,7 +576,7 @@ fn check_adapters(context: &Context, ranks: &Ranks) -> Result<()> {
 fn check_job(job: &Job, ranks: &Ranks) -> Result<()> {
     let Position { step, epoch, batch, .. } = job.position;
     let own = [step, epoch as u64, batch as u64, job.images.hash(), hash::number(&job.config.to_toml())];
-    let all = ranks.gather(&own)?;
+    let all = ranks.gather_each(&own)?;
     match all.iter().position(|other| *other != all[0]) {
         None => Ok(()),
         Some(rank) => Err(Error::Usage(format!(
@@ -803,7 +802,10 @@ impl Run<'_, '_> {
                 Ok(own)
             };
             let own = self.saved_if_interrupted(Ranks::agree(ranks, embedded()))?;
-            let rows = ranks.map_or(Ok(vec![own.clone()]), |ranks| ranks.gather(&own))?.concat();
+            let rows = match ranks {
+                Some(ranks) => ranks.gather(&own)?,
+                None => own,
+            };
             let length = rows.len() / images.len();
             images.iter().zip(rows.chunks(length)).for_each(|(&index, row)| take(index, row));
         }

@@ -1,6 +1,6 @@
 //! Models that a user trains on drawn persons: they are too large for the program.
 
-use super::{State, cache, file, make_folder, state};
+use super::{State, file, make_folder, place, state};
 use crate::checkpoint::named::{MODELS, Named, Origin};
 use crate::checkpoint::{self, Settings};
 use crate::embeddings::Dtype;
@@ -67,8 +67,8 @@ pub struct Build<'a> {
 /// network that it starts from.
 pub fn build(request: &Build<'_>, observer: &dyn Follower<Event>) -> Result<PathBuf> {
     let Build { name, set, offline, memory } = request;
-    let is_built = |model: &&Named| matches!(model.origin, Origin::Built { .. });
-    let Some(model) = MODELS.iter().filter(is_built).find(|model| model.name == *name) else {
+    let Some(model @ Named { origin: Origin::Built { from }, .. }) = Named::find(name) else {
+        let is_built = |model: &&Named| matches!(model.origin, Origin::Built { .. });
         let names: Vec<&str> = MODELS.iter().filter(is_built).map(|model| model.name).collect();
         return Err(Error::Usage(format!(
             "{name}: no recipe has this name; there is one for {}",
@@ -79,13 +79,12 @@ pub fn build(request: &Build<'_>, observer: &dyn Follower<Event>) -> Result<Path
         observer.note(&format!("{name} is built already; remove its file to build it again"));
         return Ok(file);
     }
-    let target = cache()?.join(format!("{name}.safetensors"));
+    let target = place(model)?;
     let out = target.with_extension("run");
     make_folder(&target)?;
     let mut base: Vec<(String, String)> =
         PERSON_M.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    let resume = out.join("last.safetensors").exists();
-    if let (Origin::Built { from }, false) = (&model.origin, resume) {
+    if !out.join("last.safetensors").exists() {
         let backbone = file(Path::new(from), *offline, observer)?;
         base.push(("model.backbone".to_string(), backbone.to_string_lossy().into_owned()));
     }
